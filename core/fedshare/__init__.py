@@ -1,0 +1,1 @@
+"""fedshare: the shared library of a federation for small-enterprise credit."""
