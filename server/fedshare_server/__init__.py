@@ -1,1 +1,1 @@
-"""."""
+"""The coordinator: enrolment, contracts, the exchange of envelopes and the Flower runs; it holds no data."""

@@ -1,0 +1,36 @@
+"""What the coordinator remembers: parties, invitations, contracts, decisions, runs, progress and events.
+
+SQLite in the state folder by default, PostgreSQL by URL. Nothing here is secret from the operator and nothing
+carries
+data: identifiers, public keys, digests, signed decisions and counts. Contracts and decisions are only ever
+    added; the
+database itself refuses to change or delete them.
+
+Example::
+
+    store = open_store("sqlite:////var/lib/fedshare/fedshare.db")
+    store.parties()
+"""
+
+from fedshare_server.storage.records import (
+    ContractRecord,
+    DecisionRecord,
+    EventRecord,
+    InvitationRecord,
+    PartyRecord,
+    ProgressRecord,
+    RunRecord,
+)
+from fedshare_server.storage.store import Store, open_store
+
+__all__ = [
+    "ContractRecord",
+    "DecisionRecord",
+    "EventRecord",
+    "InvitationRecord",
+    "PartyRecord",
+    "ProgressRecord",
+    "RunRecord",
+    "Store",
+    "open_store",
+]

@@ -1,0 +1,129 @@
+"""Contracts and the decisions on them, which are only ever added."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from fedshare.errors import ConfigError, RefusedError
+from fedshare_server.storage.database import Database
+from fedshare_server.storage.records import ContractRecord, DecisionRecord
+from fedshare_server.storage.tables import Contract, ContractParty, Decision, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+__all__ = ["ContractStore"]
+
+_SHORTEST_PREFIX = 8
+
+
+class ContractStore(Database):
+    """What has been drafted and who has signed it."""
+
+    def add_contract(self, digest: str, name: str, canonical: bytes, parties: Sequence[str]) -> None:
+        """Store a contract; storing the same one again changes nothing."""
+        with self.transaction() as session:
+            if session.scalar(select(Contract).where(Contract.digest == digest)) is not None:
+                return
+            session.add(Contract(digest=digest, name=name, canonical=canonical, drafted_at=self.now()))
+            session.flush()
+            session.add_all(ContractParty(digest=digest, party=party) for party in parties)
+            text = f"contract {name} ({digest[:12]}) is drafted for {', '.join(sorted(parties))}"
+            session.add(Event(at=self.now(), run_id=None, party="", kind="contract_drafted", text=text))
+
+    def contracts(self, party: str | None = None) -> list[ContractRecord]:
+        """Return the contracts, newest first; with ``party``, those that name it."""
+        query = select(Contract).order_by(Contract.number.desc())
+        if party is not None:
+            query = query.join(ContractParty, ContractParty.digest == Contract.digest).where(
+                ContractParty.party == party
+            )
+        with self.transaction() as session:
+            return [_contract(session, row) for row in session.scalars(query)]
+
+    def find_contract(self, digest: str) -> ContractRecord | None:
+        """Return the contract with this digest, or ``None``."""
+        with self.transaction() as session:
+            row = session.scalar(select(Contract).where(Contract.digest == digest))
+            return None if row is None else _contract(session, row)
+
+    def resolve_contract(self, word: str) -> ContractRecord:
+        """Return the contract that ``word`` means: its digest or 8 digits of it, or its name (the newest).
+
+        Raises:
+            ConfigError: there is none, or several digests begin so.
+        """
+        found = [
+            record
+            for record in self.contracts()
+            if record.name == word or (len(word) >= _SHORTEST_PREFIX and record.digest.startswith(word))
+        ]
+        if not found:
+            raise ConfigError(
+                f"no contract has the name or digest {word}: see `fedshare-server contract status`"
+            )
+        named = [record for record in found if record.name == word]
+        if not named and len(found) > 1:
+            raise ConfigError(
+                f"{len(found)} contracts have a digest that begins with {word}: give more digits"
+            )
+        return (named or found)[0]
+
+    def contract_parties(self, digest: str) -> tuple[str, ...]:
+        """Return the ids of the parties of a contract, sorted.
+
+        Raises:
+            ConfigError: no contract has this digest.
+        """
+        record = self.find_contract(digest)
+        if record is None:
+            raise ConfigError(f"no contract has the digest {digest}")
+        return record.parties
+
+    def decisions(self, digest: str) -> list[DecisionRecord]:
+        """Return the decisions on a contract by party."""
+        with self.transaction() as session:
+            rows = session.scalars(select(Decision).where(Decision.digest == digest).order_by(Decision.party))
+            return [_decision(row) for row in rows]
+
+    def add_decision(self, digest: str, party: str, approved: bool, envelope: bytes) -> None:
+        """Store the final word of ``party``; handing in the same bytes again changes nothing.
+
+        Raises:
+            RefusedError: the contract does not name the party, or the party has decided before.
+        """
+        with self.transaction() as session:
+            if session.get(ContractParty, (digest, party)) is None:
+                raise RefusedError("unknown_contract", f"no contract with digest {digest} names {party}")
+            before = session.get(Decision, (digest, party))
+            if before is not None:
+                if (before.approved, before.envelope) == (approved, envelope):
+                    return
+                raise RefusedError(
+                    "already_decided",
+                    f"{party} has {'approved' if before.approved else 'rejected'} this contract and a "
+                    "decision is final: ask for a new contract",
+                )
+            session.add(
+                Decision(
+                    digest=digest, party=party, approved=approved, envelope=envelope, decided_at=self.now()
+                )
+            )
+            verb = "approved" if approved else "rejected"
+            text = f"{party} has {verb} contract {digest[:12]}"
+            session.add(Event(at=self.now(), run_id=None, party=party, kind=f"contract_{verb}", text=text))
+
+
+def _contract(session: Session, row: Contract) -> ContractRecord:
+    parties = session.scalars(
+        select(ContractParty.party).where(ContractParty.digest == row.digest).order_by(ContractParty.party)
+    )
+    return ContractRecord(row.digest, row.name, row.canonical, tuple(parties), row.drafted_at)
+
+
+def _decision(row: Decision) -> DecisionRecord:
+    return DecisionRecord(row.digest, row.party, row.approved, row.envelope, row.decided_at)
