@@ -87,6 +87,9 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
+        cause = _first_line(error)
+        if "append-only" in cause:
+            raise StorageError(f"{place}: the database refused ({cause})") from error
         raise StorageError(f"{place}: another process wrote the same record first: try again") from error
     except OperationalError as error:
         raise _operational(place, error) from error

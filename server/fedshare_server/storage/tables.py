@@ -193,20 +193,20 @@ class Event(Base):
 def _forbid_changes(table: Table) -> None:
     """Let the database itself refuse to change or delete rows of ``table``."""
     name = table.name
-    statements = {
-        "sqlite": [
-            f"CREATE TRIGGER {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-            f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
-            for verb in ("UPDATE", "DELETE")
-        ],
-        "postgresql": [
-            f"CREATE OR REPLACE FUNCTION {name}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN RAISE EXCEPTION '{name} is append-only'; END $$",
-            f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE ON {name} "
-            f"FOR EACH ROW EXECUTE FUNCTION {name}_is_append_only()",
-        ],
-    }
-    for dialect, commands in statements.items():
+    sqlite = [
+        f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb} ON {name} "
+        f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
+        for verb in ("UPDATE", "DELETE")
+    ]
+    function = (
+        f"CREATE OR REPLACE FUNCTION {name}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{name} is append-only'; END $$"
+    )
+    trigger = (
+        f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE ON {name} "
+        f"FOR EACH ROW EXECUTE FUNCTION {name}_is_append_only()"
+    )
+    for dialect, commands in (("sqlite", sqlite), ("postgresql", [function, trigger])):
         for command in commands:
             ddl = DDL(command)  # type: ignore[no-untyped-call]  # SQLAlchemy leaves the constructor untyped
             event.listen(table, "after_create", ddl.execute_if(dialect=dialect))

@@ -1,0 +1,131 @@
+"""Enrolment: an invitation is exchanged, once, for a party's permanent client certificate."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+
+from fedshare.errors import ProtocolError, RefusedError
+from fedshare.identity.certificates import issue_client, public_key_digest, read_request, to_pem
+from fedshare.wire.v1 import enrolment_pb2 as wire
+from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
+from fedshare_server.interceptor import peer
+from fedshare_server.storage import PartyRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    import grpc
+
+    from fedshare.identity.certificates import Authority
+    from fedshare_server.config import ServerConfig
+    from fedshare_server.storage import Store
+
+__all__ = ["ROLES", "EnrolmentService"]
+
+ROLES = {"feature_holder": wire.ROLE_FEATURE_HOLDER, "label_holder": wire.ROLE_LABEL_HOLDER}
+"""The wire's number for each role."""
+
+_ROLE_NAMES = {number: name for name, number in ROLES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentService(EnrolmentServiceServicer):
+    """Answers ``Enrol``.
+
+    Attributes:
+        store: where parties and invitations are kept.
+        authority: issues the certificate.
+        settings: how long a certificate is valid.
+        register_node: makes a Flower node's public key (PEM or OpenSSH) known to the SuperLink.
+        now: the clock.
+    """
+
+    store: Store
+    authority: Authority
+    settings: ServerConfig
+    register_node: Callable[[bytes], None]
+    now: Callable[[], datetime]
+
+    def Enrol(  # noqa: N802  gRPC's name
+        self, request: wire.EnrolRequest, context: grpc.ServicerContext
+    ) -> wire.EnrolResponse:
+        """Exchange the public keys of an invited institution for its client certificate.
+
+        1. The invitation of this connection is ours, unused and in time.
+        2. It is for the party and the role in the request.
+        3. The caller holds the identity key and the TLS key; the Flower key is one.
+        4. The SuperLink learns the Flower key; only then is the invitation used up and the party stored.
+
+        Raises:
+            ProtocolError: a key or a signature is wrong.
+            RefusedError: the invitation is used, expired, or for another party.
+            UnavailableError: the SuperLink cannot be reached; the invitation can be used again.
+        """
+        invitation = self.store.open_invitation(peer(context).key_digest)  # 1
+        role = _ROLE_NAMES.get(request.role, "")
+        if (request.party, role) != (invitation.party, invitation.role):  # 2
+            raise RefusedError(
+                "other_invitation",
+                f"the invitation is for {invitation.party} as {invitation.role}: enrol that party",
+            )
+        _verify_identity(request)  # 3
+        key = read_request(request.certificate_request, request.party)
+        flower_key = _flower_key(request.flower_key)
+        now = self.now()
+        certificate = issue_client(
+            self.authority,
+            key,
+            request.party,
+            role,
+            now,
+            timedelta(days=self.settings.certificate_days),
+            os.urandom,
+        )
+        self.register_node(request.flower_key)  # 4
+        party = PartyRecord(
+            request.party, role, request.identity_key, flower_key, public_key_digest(key), now
+        )
+        self.store.enrol(invitation.key_digest, party)
+        return wire.EnrolResponse(
+            certificate=to_pem(certificate),
+            certificate_authority=to_pem(self.authority.certificate),
+            parties=[
+                wire.EnrolledParty(party=other.party, role=ROLES[other.role], identity_key=other.identity_key)
+                for other in self.store.parties()
+            ],
+        )
+
+
+def _verify_identity(request: wire.EnrolRequest) -> None:
+    unsigned = wire.EnrolRequest()
+    unsigned.CopyFrom(request)
+    unsigned.ClearField("signature")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(request.identity_key)
+        key.verify(request.signature, unsigned.SerializeToString(deterministic=True))
+    except (ValueError, InvalidSignature) as error:
+        raise ProtocolError(
+            "the request is not signed by its identity key (Ed25519, 32 bytes): run `fedshare-node enrol` again"
+        ) from error
+
+
+def _flower_key(text: bytes) -> str:
+    """Return the Flower key as text after checking that it is one."""
+    load = load_ssh_public_key if text.startswith(b"ecdsa-") else load_pem_public_key
+    try:
+        key = load(text)
+        decoded = text.decode("ascii").strip()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ProtocolError("the Flower key does not parse: expected OpenSSH or PEM text") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ProtocolError("the Flower key is of another kind: expected ECDSA on NIST P-384")
+    return decoded
