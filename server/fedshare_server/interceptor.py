@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class GateInterceptor(grpc.ServerInterceptor[Any, Any]):
+class GateInterceptor(grpc.ServerInterceptor):
     """Lets in whom the store knows and turns our errors into statuses."""
 
     def __init__(self, store: Store) -> None:
@@ -133,13 +133,13 @@ def peer(context: grpc.ServicerContext) -> ClientName:
     Raises:
         ProtocolError: the certificate is not one of enrolment's.
     """
-    found = context.auth_context().get("x509_pem_cert", [])
+    found = list(context.auth_context().get("x509_pem_cert", ()))
     if len(found) != 1:
         raise ProtocolError("expected one client certificate on the connection")
     return read_client(bytes(found[0]))
 
 
-def _abort(context: grpc.ServicerContext, method: str, error: Exception) -> None:
+def _abort(context: grpc.ServicerContext, method: str, error: Exception) -> NoReturn:
     if context.code() is not None:  # type: ignore[attr-defined]  # missing in types-grpcio
         raise error  # the method has aborted by itself; this is gRPC's own signal
     for kind, status in _STATUS:

@@ -114,7 +114,7 @@ def _verify_identity(request: wire.EnrolRequest) -> None:
         key.verify(request.signature, unsigned.SerializeToString(deterministic=True))
     except (ValueError, InvalidSignature) as error:
         raise ProtocolError(
-            "the request is not signed by its identity key (Ed25519, 32 bytes): run `fedshare-node enrol` again"
+            "the request is not signed by its identity key (Ed25519): run `fedshare-node enrol` again"
         ) from error
 
 
