@@ -1,0 +1,134 @@
+"""An experiment: a whole federation on one machine, described in one YAML file.
+
+Paths may use environment variables (``${FEDSHARE_DATA}/heloc``) and are otherwise relative to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedshare.contract.model import Alignment, Column, Outputs, ScorecardModel
+from fedshare.errors import ConfigError
+
+__all__ = ["Experiment", "ExperimentParty", "Source", "load_experiment"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where a party's rows are.
+
+    Attributes:
+        kind: the kind of source.
+        path: file of a ``csv`` or ``parquet`` source.
+        url: connection URL of a ``postgresql`` source.
+        table: its table or view; ``query`` may be given instead.
+        identifier: the column that names the enterprise.
+        label: the 0/1 outcome, at label holders.
+    """
+
+    kind: Literal["csv", "parquet", "postgresql"] = "parquet"
+    path: str | None = None
+    url: str | None = None
+    table: str | None = None
+    query: str | None = None
+    identifier: str = "enterprise_id"
+    label: str | None = None
+
+
+class ExperimentParty(_Strict):
+    """One institution: its role, its source and the columns it contributes."""
+
+    role: Literal["feature_holder", "label_holder"]
+    source: Source
+    columns: tuple[Column, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_its_role_needs(self) -> ExperimentParty:
+        if self.role == "label_holder" and self.source.label is None:
+            raise ValueError("a label_holder needs source.label, the column with the 0/1 outcome")
+        if self.role == "feature_holder" and not self.columns:
+            raise ValueError("a feature_holder needs at least one column")
+        return self
+
+
+class Experiment(_Strict):
+    """A federation to run: parties, model and what the contract between them will say."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    purpose: str = "local experiment"
+    seed: int = 0
+    parties: dict[str, ExperimentParty]
+    model: ScorecardModel = ScorecardModel()
+    alignment: Alignment
+    holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
+    minimum_cohort: Annotated[int, Field(ge=1)] = 30
+    outputs: Outputs = Outputs(coordinator_metrics=True)
+
+    @model_validator(mode="after")
+    def _has_both_roles(self) -> Experiment:
+        roles = [party.role for party in self.parties.values()]
+        if "feature_holder" not in roles or "label_holder" not in roles:
+            raise ValueError("an experiment needs at least one feature_holder and one label_holder")
+        return self
+
+    def contract_draft(self) -> dict[str, Any]:
+        """Return the contract as its author would write it, without keys, which enrolment supplies."""
+        parties = [
+            {"id": name, "role": party.role, "columns": [column.model_dump() for column in party.columns]}
+            for name, party in self.parties.items()
+        ]
+        shared = self.model_dump(
+            mode="json", include={"name", "purpose", "model", "alignment", "holdout_share", "minimum_cohort", "outputs"}
+        )
+        return {**shared, "parties": parties}
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Return the experiment in the YAML file at ``path``, its paths resolved.
+
+    Raises:
+        ConfigError: the file cannot be read or does not describe an experiment; the message names the field.
+    """
+    try:
+        document = yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
+        experiment = Experiment.model_validate(document)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'experiment'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise ConfigError(f"{path}: {problems}") from error
+    parties = {
+        name: party.model_copy(update={"source": _resolved(party.source, path.parent)})
+        for name, party in experiment.parties.items()
+    }
+    return experiment.model_copy(update={"parties": parties})
+
+
+def _expand(text: str, path: Path) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(f"{path}: needs the environment variable {name}; set it to the folder of the data")
+        return os.environ[name]
+
+    return re.sub(r"\$\{([A-Z][A-Z0-9_]*)\}", value, text)
+
+
+def _resolved(source: Source, folder: Path) -> Source:
+    if source.path is None:
+        return source
+    return source.model_copy(update={"path": str((folder / source.path).resolve())})

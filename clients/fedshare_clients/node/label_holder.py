@@ -1,0 +1,260 @@
+"""What a label holder (a bank) does in each phase of a run.
+
+It holds its customers, their outcome and columns of its own. It learns the sizes of the holders' universes, which of its own
+customers each holder knows, and, for its own customers, the sum over all holders of their partial scores.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedshare.credit.bins import fit_design
+from fedshare.credit.metrics import auc, ks
+from fedshare.errors import DataError, ProtocolError
+from fedshare.sealed import (
+    OfferedSecret,
+    PreparedSecret,
+    PublicMatrix,
+    blind,
+    finalize,
+    open_sum,
+    scale_bits,
+)
+from fedshare.training.scorecard import LabelHolderModel
+from fedshare.wire.v1 import payload_pb2 as payload
+
+from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
+from .masks import masked
+from .progress import Progress
+from .words import decode_fixed, pack_words, unpack_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedshare.contract.model import Contract
+    from fedshare.sealed.randomness import Randomness
+
+    from .channel import Channel
+    from .data.table import Table
+    from .progress import ProgressSink
+
+__all__ = ["LabelHolder"]
+
+
+class LabelHolder:
+    """One run of one bank. Secrets live in this object only and end with it."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        party: str,
+        table: Table,
+        holdout_seed: bytes,
+        randomness: Randomness,
+        report: ProgressSink,
+    ) -> None:
+        self._contract = contract
+        self._party = party
+        self._banks = [bank.id for bank in contract.banks()]
+        self._holders = [holder.id for holder in contract.holders()]
+        self._table = table
+        self._holdout_seed = holdout_seed
+        self._randomness = randomness
+        self._report = report
+        self._history: list[dict[str, float]] = []
+
+    def align(self, channel: Channel) -> None:
+        """Find the own customers' rows at every holder, without any holder learning who they are."""
+        identifiers = self._table.identifiers
+        blinds = {}
+        for holder in self._holders:
+            blinds[holder], elements = blind(identifiers, self._randomness, workers=WORKERS)
+            channel.send(holder, payload.BlindedIdentifiers(elements=elements))
+        found = {}
+        pad_keys = {}
+        self._universe = {}
+        for holder in self._holders:
+            evaluated = channel.receive(holder, payload.EvaluatedIdentifiers).elements
+            rows = finalize(blinds.pop(holder), evaluated, workers=WORKERS)
+            tags = channel.receive(holder, payload.RowTags).tags
+            found[holder] = _positions(tags, rows.tags.tobytes())
+            pad_keys[holder] = rows.pad_keys
+            self._universe[holder] = len(tags) // TAG_BYTES
+        aligned = np.flatnonzero(np.all([found[holder] >= 0 for holder in self._holders], axis=0))
+        self._positions = {holder: found[holder][aligned] for holder in self._holders}
+        self._pad_keys = {holder: pad_keys[holder][aligned] for holder in self._holders}
+        self._coverage = {holder: int(np.count_nonzero(found[holder] >= 0)) for holder in self._holders}
+        self._aligned = self._table.take(aligned)
+        self._training = _training_mask(self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share)
+        self._verify_cohort(len(self._table), len(aligned))
+        self._report(Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder"))
+
+    def prepare(self, channel: Channel) -> None:
+        """Exchange the shares of every query to come and let the holders count the training customers per bin."""
+        contract = self._contract
+        queries = contract.model.max_iterations + 1
+        self._public = {
+            holder: PublicMatrix(contract.ring_seed(), rows) for holder, rows in self._universe.items()
+        }
+        offered = {}
+        for holder in self._holders:
+            offered[holder] = [OfferedSecret.create(self._randomness) for _ in range(queries)]
+            channel.send(holder, payload.SecretOffers(offers=[offer for _, offer in offered[holder]]))
+        self._secrets: dict[str, list[PreparedSecret]] = {holder: [] for holder in self._holders}
+        for query in range(queries):
+            for holder in self._holders:
+                secret, _ = offered[holder][query]
+                answer = channel.receive(holder, payload.SecretAnswer, query).answer
+                self._secrets[holder].append(secret.accept(answer))
+            if query == 0:
+                self._count(channel)
+        self._model = self._make_model()
+        self._report(Progress("prepare", 0, f"{queries} one-time secrets per holder"))
+
+    def train(self, channel: Channel) -> None:
+        """Minimise over the span of the holders' directions, one round of messages per direction, until it stops."""
+        model = self._model
+        iteration = 0
+        while True:
+            step = model.solve()
+            losses = {"loss": step.train_loss, "holdout_loss": step.holdout_loss}
+            self._history.append(losses)
+            self._report(Progress("train", iteration, step.reason, **losses))
+            message = payload.SealedProduct(coefficients=step.coefficients.tolist(), stop=step.stop)
+            if step.stop:
+                for holder in self._holders:
+                    channel.send(holder, message, iteration)
+                return
+            residual = model.residual()
+            for holder in self._holders:
+                message.ciphertext, message.share = self._product(channel, holder, iteration + 1, residual)
+                channel.send(holder, message, iteration)
+            scores, penalty = self._open(channel, iteration)
+            model.add_direction(scores, penalty)
+            iteration += 1
+
+    def result(self) -> dict[str, Any]:
+        """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""
+        model, labels = self._model, self._aligned.label
+        holdout = ~self._training
+        alone = self._make_model()
+        alone.solve()
+
+        def metrics(scores: NDArray[np.float64]) -> dict[str, float]:
+            return {
+                "auc": auc(labels[holdout], scores[holdout], self._aligned.weight[holdout]),
+                "ks": ks(labels[holdout], scores[holdout], self._aligned.weight[holdout]),
+            }
+
+        return {
+            "customers": len(self._table),
+            "aligned": len(self._aligned),
+            "coverage": self._coverage,
+            "training": int(self._training.sum()),
+            "holdout": int(holdout.sum()),
+            "iterations": len(self._history) - 1,
+            "history": self._history,
+            "federated": metrics(model.scores()),
+            "bank_only": metrics(alone.scores()),
+            "bins": self._design.to_dict(),
+            "weights": model.own_weights.tolist(),
+            "intercept": float(model.intercept),
+        }
+
+    def scored_customers(self) -> dict[str, Any]:
+        """Return identifiers, held-out flags and scores of the aligned customers, for this bank's own files."""
+        return {
+            "identifier": [identifier.decode() for identifier in self._aligned.identifiers],
+            "holdout": ~self._training,
+            "score": self._model.scores(),
+        }
+
+    def _verify_cohort(self, customers: int, aligned: int) -> None:
+        needed = self._contract.minimum_cohort
+        if aligned == 0:
+            raise DataError(
+                f"none of the {customers} customers is known to every one of {', '.join(self._holders)}; check that "
+                "all parties use the same kind of identifier",
+                party=self._party,
+            )
+        classes = np.unique(self._aligned.label[self._training])
+        if np.count_nonzero(self._training) < needed or np.count_nonzero(~self._training) < needed:
+            raise DataError(
+                f"{aligned} customers are known to every holder; training and held-out customers must each number "
+                f"at least the contract's minimum cohort of {needed}",
+                party=self._party,
+            )
+        if len(classes) < 2 or len(np.unique(self._aligned.label[~self._training])) < 2:
+            raise DataError(
+                "training and held-out customers must each contain both outcomes, 0 and 1", party=self._party
+            )
+
+    def _make_model(self) -> LabelHolderModel:
+        contract = self._contract
+        self._design = fit_design(
+            self._aligned, contract.party(self._party).columns, contract.minimum_cohort, party=self._party
+        )
+        return LabelHolderModel(
+            self._aligned.label,
+            self._aligned.weight,
+            self._design,
+            self._training,
+            contract.model,
+            cone=contract.is_monotone(),
+        )
+
+    def _count(self, channel: Channel) -> None:
+        """Let every holder count the training customers per bin."""
+        for holder in self._holders:
+            ciphertext, share = self._product(channel, holder, 0, self._training.astype(np.float64))
+            channel.send(holder, payload.CountQuery(ciphertext=ciphertext, share=share))
+
+    def _product(
+        self, channel: Channel, holder: str, query: int, values: NDArray[np.float64]
+    ) -> tuple[bytes, bytes]:
+        """Return ``values``, sealed at the positions of the own customers and zero elsewhere, and the share."""
+        rows = self._universe[holder]
+        vector = np.zeros(rows)
+        vector[self._positions[holder]] = values
+        ciphertext, share = self._secrets[holder].pop(0).encrypt(
+            self._public[holder], vector, scale_bits(rows * len(self._banks), 1, 1.0), self._randomness
+        )
+        share = masked(share, channel.session, self._banks, f"share/{holder}/{query}")
+        return pack_words(ciphertext), pack_words(share)
+
+    def _open(self, channel: Channel, iteration: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the sum over holders of the own customers' scores, and of the penalties of the new direction."""
+        columns, penalty = [], np.zeros(iteration + 1, dtype=np.int64)
+        for holder in self._holders:
+            message = channel.receive(holder, payload.SealedColumn, iteration)
+            values = unpack_words(message.values, self._universe[holder], f"sealed column of {holder}")
+            columns.append(values[self._positions[holder]])
+            penalty += unpack_words(message.penalty, iteration + 1, f"penalty of {holder}")
+        label = column_label(channel.session.id, iteration)
+        opened = open_sum(columns, list(self._pad_keys.values()), label)
+        return decode_fixed(opened, SCORE_BITS), decode_fixed(penalty, PENALTY_BITS)
+
+
+TAG_BYTES = 16
+
+
+def _positions(tags: bytes, own_tags: bytes) -> NDArray[np.int64]:
+    """Return the row of each own tag among ``tags``, -1 where it is not there."""
+    size = TAG_BYTES
+    if len(tags) % size:
+        raise ProtocolError(f"row tags: expected a multiple of {size} bytes, got {len(tags)}")
+    rows = {tags[start : start + size]: start // size for start in range(0, len(tags), size)}
+    if len(rows) != len(tags) // size:
+        raise ProtocolError("row tags: the same tag stands at two rows")
+    own = (own_tags[start : start + size] for start in range(0, len(own_tags), size))
+    return np.fromiter((rows.get(tag, -1) for tag in own), dtype=np.int64)
+
+
+def _training_mask(identifiers: list[bytes], seed: bytes, holdout_share: float) -> NDArray[np.bool_]:
+    """Return which customers train: each is held out by a keyed hash of its identifier, whatever the row order."""
+    threshold = int(holdout_share * 2**64)
+    draws = (int.from_bytes(hmac.digest(seed, each, "sha256")[:8], "big") for each in identifiers)
+    return np.fromiter((draw >= threshold for draw in draws), dtype=np.bool_, count=len(identifiers))

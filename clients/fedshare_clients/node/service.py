@@ -1,0 +1,228 @@
+"""The node's side of a run: what happens when the coordinator asks for a phase.
+
+The coordinator's requests are not trusted: a phase runs only for a contract that this party and every other has
+signed, in the contract's order, once, and after this node's own data and code have been checked against it. The reply
+says ``ok``, ``refused`` or ``failed`` with a reason that carries no data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedshare.contract.enforcement import verify_ready
+from fedshare.errors import DataError, FedshareError, ProtocolError, RefusedError
+from fedshare.identity.session import PendingSession
+
+from .channel import Channel
+from .feature_holder import FeatureHolder
+from .label_holder import LabelHolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from fedshare.contract.model import Contract
+    from fedshare.identity.keys import IdentityKey
+    from fedshare.sealed.randomness import Randomness
+
+    from .channel import Transport
+    from .data.table import Table
+    from .progress import ProgressSink
+
+__all__ = ["PHASES", "NodeService", "Platform"]
+
+PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
+
+_log = logging.getLogger(__name__)
+
+
+class Platform(Protocol):
+    """What the service needs of the process around it; the simulator of the tests is another one."""
+
+    party: str
+    identity: IdentityKey
+    code_digest: str
+    holdout_seed: bytes
+    receive_timeout_seconds: float
+    randomness: Randomness
+
+    def now(self) -> datetime:
+        """Return the time, with its zone."""
+
+    def approved_contract(self, digest: str) -> tuple[Contract, Sequence[bytes]]:
+        """Return the contract that this party signed and every party's signed decision.
+
+        Raises:
+            RefusedError: this party has not approved a contract with this digest.
+        """
+
+    def load_table(self, contract: Contract) -> Table:
+        """Return this party's checked data.
+
+        Raises:
+            DataError: the data cannot be used.
+            RefusedError: the configured columns are not the contract's.
+        """
+
+    def open_transport(self, run_id: int, peers: frozenset[str]) -> Transport:
+        """Connect to the Exchange for one run."""
+
+    def progress(self, run_id: int, contract: Contract) -> ProgressSink:
+        """Return where the progress of a run goes."""
+
+    def save_result(self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None) -> None:
+        """Store what this party keeps of a completed run."""
+
+    def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
+        """Store why a run ended here, in full, for this party's own eyes."""
+
+
+@dataclass(slots=True)
+class _Run:
+    contract: Contract
+    role: FeatureHolder | LabelHolder
+    pending: PendingSession
+    report: ProgressSink
+    transport: Transport | None = None
+    session: Session | None = None
+    done: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class NodeService:
+    """Takes the phases of runs one after the other; keeps every secret of a run in memory only."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._runs: dict[int, _Run] = {}
+
+    def handle_phase(self, run_id: int, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the reply to the coordinator's request; never raises.
+
+        Args:
+            content: ``contract_digest`` and, for ``align``, ``hellos``: every party's signed hello.
+        """
+        started = time.monotonic()
+        try:
+            reply = self._handle(run_id, phase, content)
+        except FedshareError as error:
+            self._fail(run_id, phase, error)
+            return {"status": "refused" if isinstance(error, RefusedError) else "failed", **_public_cause(error)}
+        except Exception:
+            _log.exception("run %d: phase %s failed unexpectedly", run_id, phase)
+            error = FedshareError(f"phase {phase} failed unexpectedly; the log of {self._platform.party} has the details")
+            self._fail(run_id, phase, error)
+            return {"status": "failed", **_public_cause(error)}
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.seconds[phase] = time.monotonic() - started
+        return {"status": "ok", "party": self._platform.party, **reply}
+
+    def _handle(self, run_id: int, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        if phase == "close":
+            self._close(run_id)
+            return {}
+        if phase == "hello":
+            return {"hello": self._hello(run_id, str(content["contract_digest"]))}
+        run = self._expect(run_id, phase, str(content["contract_digest"]))
+        if phase == "align":
+            identity_keys = {party.id: party.identity_key_bytes() for party in run.contract.parties}
+            run.session = run.pending.establish(content["hellos"], identity_keys)
+            run.transport = self._platform.open_transport(run_id, run.session.peers)
+        if run.session is None or run.transport is None:
+            raise ProtocolError(f"phase {phase} came before the parties had introduced themselves")
+        channel = Channel(run.session, run.transport, phase, self._platform.receive_timeout_seconds)
+        if phase == "align":
+            run.role.align(channel)
+        elif phase == "prepare":
+            run.role.prepare(channel)
+        elif phase == "train":
+            run.role.train(channel)
+        run.done.append(phase)
+        return self._evaluate(run_id, run) if phase == "evaluate" else {}
+
+    def _hello(self, run_id: int, digest: str) -> bytes:
+        """Check everything that can be checked before anything is computed, then introduce this party."""
+        platform = self._platform
+        if run_id in self._runs:
+            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
+        contract, decisions = platform.approved_contract(digest)
+        verify_ready(
+            contract,
+            decisions,
+            party=platform.party,
+            identity_key=platform.identity.public_bytes(),
+            code_digest=platform.code_digest,
+            now=platform.now(),
+        )
+        table = platform.load_table(contract)
+        report = platform.progress(run_id, contract)
+        role: FeatureHolder | LabelHolder
+        if contract.party(platform.party).role == "feature_holder":
+            role = FeatureHolder(contract, platform.party, table, platform.randomness, report)
+        else:
+            role = LabelHolder(
+                contract, platform.party, table, platform.holdout_seed, platform.randomness, report
+            )
+        pending = PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
+        self._runs[run_id] = _Run(contract, role, pending, report, done=["hello"])
+        return pending.hello
+
+    def _expect(self, run_id: int, phase: str, digest: str) -> _Run:
+        """Return the run if ``phase`` is its next one: a repeated or skipped phase is refused."""
+        run = self._runs.get(run_id)
+        if run is None:
+            raise ProtocolError(
+                f"run {run_id} is not known here: this node was restarted or never said hello; start a new run"
+            )
+        expected = PHASES[len(run.done)]
+        if phase != expected:
+            raise ProtocolError(f"expected phase {expected} of run {run_id}, the coordinator asked for {phase}")
+        if digest != run.contract.digest():
+            raise RefusedError("contract_digest_differs", "the run changed its contract", party=self._platform.party)
+        return run
+
+    def _evaluate(self, run_id: int, run: _Run) -> dict[str, Any]:
+        result = run.role.result()
+        customers = run.role.scored_customers() if isinstance(run.role, LabelHolder) else None
+        transport = run.transport
+        result |= {
+            "party": self._platform.party,
+            "role": run.contract.party(self._platform.party).role,
+            "contract_digest": run.contract.digest(),
+            "seconds": run.seconds,
+            "bytes_sent": transport.bytes_sent if transport else 0,
+            "bytes_received": transport.bytes_received if transport else 0,
+        }
+        self._platform.save_result(run_id, result, customers)
+        if not run.contract.outputs.coordinator_metrics or "federated" not in result:
+            return {}
+        public = {name: result[name] for name in ("iterations", "federated", "bank_only")}
+        return {"metrics": json.dumps(public)}
+
+    def _fail(self, run_id: int, phase: str, error: FedshareError) -> None:
+        _log.error("run %d: phase %s ended: %s", run_id, phase, error)
+        self._platform.save_failure(run_id, phase, error)
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.transport is not None:
+            run.transport.abort(_public_cause(error)["reason"])
+
+    def _close(self, run_id: int) -> None:
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.transport is not None:
+            run.transport.close()
+
+
+def _public_cause(error: FedshareError) -> dict[str, str]:
+    """Return what the coordinator may know of ``error``: its kind and, for data, the column's name only."""
+    if isinstance(error, RefusedError):
+        return {"code": error.code, "reason": str(error)}
+    code = type(error).__name__
+    if isinstance(error, DataError):
+        place = f" (field {error.field})" if error.field else ""
+        return {"code": code, "reason": f"{error.party}: its data does not pass its own checks{place}; see its log"}
+    return {"code": code, "reason": str(error)}
