@@ -1,0 +1,1 @@
+"""What crosses the wire. Generated from protos/: see scripts/protoc."""
