@@ -69,7 +69,8 @@ class Design:
         object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
         if self.codes.dtype != np.int32 or self.codes.ndim != 2 or self.codes.shape[1] != len(self.columns):
             raise ParameterError(
-                f"expected int32 codes of {len(self.columns)} columns, found {self.codes.dtype} of shape {self.codes.shape}"
+                f"expected int32 codes of {len(self.columns)} columns, found {self.codes.dtype} of shape "
+                f"{self.codes.shape}"
             )
 
     @property
@@ -142,7 +143,8 @@ class Design:
             columns.append(merged)
         if not kept:
             raise DataError(
-                f"of none of the {len(self.columns)} columns do two bins reach the minimum cohort of {minimum:g} customers"
+                f"of none of the {len(self.columns)} columns do two bins reach the minimum cohort of "
+                f"{minimum:g} customers"
             )
         names = {column.name for column in columns}
         gone = tuple(column.name for column in self.columns if column.name not in names)

@@ -59,8 +59,8 @@ class ColumnBins:
 
     @property
     def ordered(self) -> int:
-        """How many bins, from the first on, stand in the order of the values: none for a categorical
-        column.""" return len(self.edges) + 1 if self.kind == "numeric" else 0
+        """How many bins, from the first on, stand in the order of the values; 0 for categories."""
+        return len(self.edges) + 1 if self.kind == "numeric" else 0
 
     @property
     def size(self) -> int:
@@ -240,7 +240,8 @@ def fit_column(
         raise refuse("the column is constant; leave it out of the contract")
     if fitted.size < 2:
         raise refuse(
-            f"no two bins have {minimum} rows each; leave the column out of the contract or lower its minimum cohort"
+            f"no two bins have {minimum} rows each; leave the column out of the contract or lower its "
+            "minimum cohort"
         )
     return fitted
 

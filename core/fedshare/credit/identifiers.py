@@ -5,7 +5,8 @@ alphabet, the last a check digit. ``opaque`` is any text the parties agree on. B
 from full-width to half-width characters (Unicode NFKC); a code is also brought to upper case. No error ever
 shows an identifier: rows are named by number.
 
-    >>> normalise_identifiers(["91350100m000100y43 "], "uscc", check_digits=True, party="bank", source="loans.csv")
+    >>> codes = ["91350100m000100y43 "]
+    >>> normalise_identifiers(codes, "uscc", check_digits=True, party="bank", source="loans.csv")
     [b'91350100M000100Y43']
 """
 
@@ -101,12 +102,12 @@ def _text(value: Any) -> str:  # noqa: ANN401 - a cell of any source
 
 
 def _verify_codes(texts: list[str], check_digits: bool, refuse: _Refuse) -> None:
-    """Raise on the first text that is not a code, for its length, its characters or its check digit, in that
-    order.""" for row, text in enumerate(texts):
+    """Raise on the first text that is not a code: for lengths, then characters, then check digits."""
+    for row, text in enumerate(texts):
         if len(text) != _LENGTH or not text.isascii():
             raise refuse(
                 row,
-                f"a unified social credit code has {_LENGTH} characters from 0-9 and A-Y; this identifier has "
+                f"a unified social credit code has {_LENGTH} characters from 0-9 and A-Y; this one has "
                 f"{len(text)}; correct it, or use 'opaque' identifiers in the contract",
             )
     if not texts:
@@ -117,15 +118,15 @@ def _verify_codes(texts: list[str], check_digits: bool, refuse: _Refuse) -> None
     if foreign.size:
         raise refuse(
             int(foreign[0]),
-            f"a unified social credit code has no letters I, O, S, V or Z and no signs; {foreign.size} row(s) do; "
-            "letters are often mistaken for the digits 1, 0, 5 and 2",
+            "a unified social credit code has no letters I, O, S, V or Z and no signs; "
+            f"{foreign.size} row(s) have; letters are often mistaken for the digits 1, 0, 5 and 2",
         )
     wrong = np.flatnonzero((codes[:, :-1] @ _WEIGHTS + codes[:, -1]) % 31)
     if check_digits and wrong.size:
         raise refuse(
             int(wrong[0]),
-            f"the check digit of the unified social credit code is wrong, as in {wrong.size} row(s); correct the codes, or "
-            "set alignment.check_digits to false in the contract to keep them",
+            f"the check digit of the unified social credit code is wrong, as in {wrong.size} row(s); "
+            "correct the codes, or set alignment.check_digits to false in the contract to keep them",
         )
 
 

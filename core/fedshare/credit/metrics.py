@@ -89,8 +89,8 @@ def _checked(
     weight = np.ones_like(score) if weights is None else np.asarray(weights, dtype=np.float64)
     if outcome.ndim != 1 or outcome.shape != score.shape or outcome.shape != weight.shape:
         raise DataError(
-            f"labels, scores and weights must be vectors of one length; found shapes {outcome.shape}, {score.shape} "
-            f"and {weight.shape}"
+            "labels, scores and weights must be vectors of one length; found shapes "
+            f"{outcome.shape}, {score.shape} and {weight.shape}"
         )
     if not ((outcome == 0) | (outcome == 1)).all():
         raise DataError("a label must be 0 or 1")

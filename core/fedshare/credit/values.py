@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def numeric_values(
                     numbers[row] = np.nan
                     continue
                 raise DataError(
-                    "expected a number, found text; correct the cell, leave it empty if it is missing, or declare the column "
-                    "categorical in the contract",
+                    "expected a number, found text; correct the cell, leave it empty if it is missing, or "
+                    "declare the column categorical in the contract",
                     party=party,
                     source=source,
                     row=row + 1,
@@ -54,7 +55,7 @@ def numeric_values(
     infinite = np.flatnonzero(np.isinf(numbers))
     if infinite.size:
         raise DataError(
-            f"expected finite numbers, found {infinite.size} infinite; leave a cell empty if its value is unknown",
+            f"expected finite numbers, found {infinite.size} infinite; leave a cell empty if it is unknown",
             party=party,
             source=source,
             row=int(infinite[0]) + 1,
@@ -68,5 +69,11 @@ def categorical_values(values: NDArray[Any]) -> NDArray[np.str_]:
     column = np.asarray(values)
     if column.dtype.kind == "U":
         return np.char.strip(column)
-    cells = (MISSING if cell is None or cell != cell else str(cell).strip() for cell in column.tolist())  #
-    noqa: PLR0124 - NaN return np.array(list(cells), dtype=np.str_)
+    cells = [_text(cell) for cell in column.tolist()]
+    return np.array(cells, dtype=np.str_)
+
+
+def _text(cell: Any) -> str:  # noqa: ANN401 - a cell of any source
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return MISSING
+    return str(cell).strip()

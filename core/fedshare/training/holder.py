@@ -103,7 +103,8 @@ class HolderBlock:
             raise ProtocolError(
                 f"expected a finite gradient of {len(self.weights)} bins, found {gradient.shape}"
             )
-        step: NDArray[np.float64] = np.linalg.solve(self._curvature, -(gradient + self._penalty @ self.weights))
+        slope = gradient + self._penalty @ self.weights
+        step: NDArray[np.float64] = np.linalg.solve(self._curvature, -slope)
         vector = self._projection.nearest(self.weights + step) if self._projection else step
         self._basis.append(vector)
         return vector
@@ -114,8 +115,8 @@ class HolderBlock:
         return np.array([float(image @ vector) for vector in self._basis])
 
     def scores(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return X v, the partial score of every row of the universe, shape ``[n]``, for ``vector`` of shape
-        ``[m]``.""" return self._matrix.times(vector)
+        """Return X v for ``vector`` of shape ``[m]``: the partial score of every row, shape ``[n]``."""
+        return self._matrix.times(vector)
 
 
 class _Projection:

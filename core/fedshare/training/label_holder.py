@@ -1,5 +1,4 @@
-"""A label holder's side of training: the exact minimum over everything that the holders have released so
-far."""
+"""A label holder's side of training: the exact minimum over all that the holders have released."""
 
 from __future__ import annotations
 
@@ -54,8 +53,7 @@ class Step:
 
 
 class LabelHolderModel:
-    """One bank's customers, their outcomes, its own columns' weights and the combination of the holders'
-    directions."""
+    """One bank's customers, its own weights and the combination of the holders' directions."""
 
     def __init__(
         self,
@@ -87,8 +85,8 @@ class LabelHolderModel:
         mask = np.asarray(training, dtype=np.bool_)
         if not len(outcome) == len(weight) == len(mask) == len(design.codes):
             raise ParameterError(
-                f"labels, weights, training and rows must be as many: found {len(outcome)}, {len(weight)}, {len(mask)} and "
-                f"{len(design.codes)}"
+                f"labels, weights, training and rows must be as many: found {len(outcome)}, {len(weight)}, "
+                f"{len(mask)} and {len(design.codes)}"
             )
         if not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise ParameterError("customer weights must be finite and at least 0")
@@ -129,8 +127,7 @@ class LabelHolderModel:
         return self._directions @ self.coefficients + self._matrix.times(self.own_weights) + self.intercept
 
     def residual(self) -> NDArray[np.float64]:
-        """Return w(p - y) per customer, shape ``[c]``: zero for held-out customers, within the weight
-        otherwise."""
+        """Return w(p - y) per customer, shape ``[c]``: zero if held out, else below the weight in size."""
         residual: NDArray[np.float64] = self._weights * (expit(self.scores()) - self._labels)
         return np.where(self._training, residual, 0.0)
 
@@ -148,7 +145,8 @@ class LabelHolderModel:
         count = self._directions.shape[1]
         if scores.shape != self._labels.shape or penalty_row.shape != (count + 1,):
             raise ProtocolError(
-                f"expected {len(self._labels)} scores and {count + 1} penalties, found {scores.shape} and {penalty_row.shape}"
+                f"expected {len(self._labels)} scores and {count + 1} penalties, found {scores.shape} and "
+                f"{penalty_row.shape}"
             )
         if not (np.isfinite(scores).all() and np.isfinite(penalty_row).all()):
             raise ProtocolError("the holders' direction is not finite")

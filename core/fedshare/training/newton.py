@@ -1,9 +1,9 @@
 """The minimum of a smooth convex function, some of whose variables must not be negative.
 
-Projected Newton: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J. Control and
-Optimization 20 (1982), section 2. Each step solves Newton's equations over the variables that are not held
-at zero, then searches back along the projected path; every step lowers the function. Without bounds it is
-Newton's method with a line search.
+Source: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J. Control
+and Optimization 20 (1982), section 2. Each step solves Newton's equations over the variables that are not held at
+zero, then searches back along the projected path; every step lowers the function. Without bounds it is Newton's
+method with a line search.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _search(
     step: NDArray[np.float64],
     nonnegative: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the first point along the projected path that lowers the value enough, and its value; or the
-    start.""" length = 1.0
+    """Return the first point back along the projected path that is low enough, and its value; or the start."""
+    length = 1.0
     while length > _SMALLEST_STEP:
         moved = point + length * step
         moved[nonnegative] = np.maximum(moved[nonnegative], 0.0)

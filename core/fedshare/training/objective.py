@@ -1,8 +1,7 @@
-"""The training objective over a span of directions, a bank's own bins and the intercept, with its
-derivatives.
+"""The objective over a span of directions, a bank's own bins and the intercept, with its derivatives.
 
-    f(a, z, b) = sum_i w_i (log(1 + exp(s_i)) - y_i s_i) + 1/2 a^T Q a + 1/2 (T z)^T P (T z),   s = S a + X T
-    z + b
+    f(a, z, b) = sum_i w_i (log(1 + exp(s_i)) - y_i s_i) + 1/2 a^T Q a + 1/2 (T z)^T P (T z)
+    s = S a + X T z + b
 
 with S the directions' scores, Q their penalty inner products, X the own one-hot matrix, T the basis of the
 own cone (the identity without monotone columns) and P the own penalty. Variables stand in the order a, z, b.

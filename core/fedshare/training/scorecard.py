@@ -43,8 +43,7 @@ def centralised_fit(
     training: NDArray[np.bool_],
     settings: ModelSettings,
 ) -> LabelHolderModel:
-    """Return the exact optimum of the same objective on pooled columns: what no party could compute in a
-    real run.
+    """Return the exact optimum of the same objective on pooled columns, which no party of a run could compute.
 
     Args:
         labels: 0 or 1 per customer, shape ``[c]``.
