@@ -212,9 +212,10 @@ class Dense:
     def transposed_product(self, words: Words) -> Words:
         """Return X^T words modulo 2^64, with 16-bit limbs of ``words`` in float64 matrix products.
 
-        Exact: a chunk has 2^14 rows, so a sum stays below 2^14 * 2^17 * 2^16 < 2^53.
+        Exact: a chunk has at most 2^12 rows, so a sum stays below 2^12 * 2^17 * 2^16 < 2^53.
         """
-        chunk_rows = 4 * RING_DIMENSION
+        # A megabyte of float64 at a time stays in the processor's cache.
+        chunk_rows = min(2**12, max(2**6, 2**17 // self.columns))
         total = np.zeros((self.columns, 4), dtype=np.int64)
         for start in range(0, self.rows, chunk_rows):
             values = self._values[start : start + chunk_rows].astype(np.float64)

@@ -54,7 +54,7 @@ def pad(key, label):
     """Compute one row's pad from the formula, one block at a time."""
     permutation_key = hashlib.sha256(b"fedshare sealed column v1 permutation").digest()[:16]
     whitened = bytes(k ^ w for k, w in zip(key, hashlib.sha256(label).digest()[:16], strict=True))
-    permuted = Cipher(algorithms.AES(permutation_key), modes.ECB()).encryptor().update(whitened)
+    permuted = Cipher(algorithms.AES(permutation_key), modes.ECB()).encryptor().update(whitened)  # noqa: S305
     return int.from_bytes(
         bytes(p ^ w for p, w in zip(permuted, whitened, strict=True))[:8], "little", signed=True
     )
