@@ -51,6 +51,12 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    return _free_port()
+
+
 def _binary(name: str) -> str:
     found = shutil.which(name)
     if found is None:

@@ -39,7 +39,7 @@ class ServerConfig(BaseModel):
     """The host name or IP address by which institutions reach the coordinator; in the server certificate."""
 
     bind: str = Field(default="0.0.0.0", min_length=1)  # noqa: S104  both ports authenticate their clients
-    """The local address on which the two outside ports listen: Flower's fleet port and the gRPC port."""
+    """The local address on which the fleet port and the gRPC port listen."""
 
     grpc_port: Port = Field(default=9443, ge=1, le=65535)
     """Enrolment, contracts and the exchange of envelopes, mutual TLS; reachable from outside."""
@@ -47,11 +47,8 @@ class ServerConfig(BaseModel):
     fleet_port: Port = Field(default=9092, ge=1, le=65535)
     """Flower's fleet endpoint, TLS and node authentication; reachable from outside."""
 
-    control_port: Port = Field(default=9093, ge=1, le=65535)
-    """Flower's control endpoint, on 127.0.0.1 only."""
-
-    runtime_port: Port = Field(default=9091, ge=1, le=65535)
-    """Flower's endpoint for the ServerApp, on 127.0.0.1 only."""
+    superlink_port: Port = Field(default=9093, ge=1, le=65535)
+    """Flower's own port, control and runtime endpoints included; on 127.0.0.1 only."""
 
     database: str | None = None
     """A database URL such as ``postgresql://user@host/name``; SQLite in the state folder if absent."""
@@ -64,9 +61,8 @@ class ServerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerConfig:
-        ports = [self.grpc_port, self.fleet_port, self.control_port, self.runtime_port]
-        if len(set(ports)) != len(ports):
-            raise ValueError("grpc_port, fleet_port, control_port and runtime_port must differ")
+        if len({self.grpc_port, self.fleet_port, self.superlink_port}) < 3:
+            raise ValueError("grpc_port, fleet_port and superlink_port must differ")
         return self
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sqlalchemy.orm import Session
+
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 DIGEST = "ab" * 32
 RUN = 2**64 - 7
@@ -276,11 +278,15 @@ def test_a_locked_database_is_a_storage_error(tmp_path: Path, monkeypatch: pytes
     store.close()
 
 
+def fill(session: Session) -> None:
+    session.execute(text("PRAGMA max_page_count=1"))
+    session.execute(text("CREATE TABLE big AS SELECT randomblob(1000000)"))
+
+
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'fedshare.db'}")
     with pytest.raises(StorageError, match="disk is full"), store.transaction() as session:
-        session.execute(text("PRAGMA max_page_count=1"))
-        session.execute(text("CREATE TABLE big AS SELECT randomblob(1000000)"))
+        fill(session)
     store.close()
 
 
