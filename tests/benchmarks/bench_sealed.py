@@ -162,7 +162,7 @@ def sealed_column(n: int = 1_000_000) -> Result:
 
 
 def oblivious_keys(n: int = 2000) -> Result:
-    """Time one bank's keys from one holder on one core: blind, evaluate, finalize; and the holder's own rows."""
+    """Time one bank's keys from one holder on one core: blind, evaluate, finalize."""
     identifiers = [b"%018d" % row for row in range(n)]
     key = OprfKey.generate(os.urandom)
 

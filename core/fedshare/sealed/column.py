@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_BYTES", "Sealer", "open_sum", "pair_row_keys", "seal"]
 
-RowKeys: TypeAlias = NDArray[np.uint8]
+Keys: TypeAlias = NDArray[np.uint8]
 Words: TypeAlias = NDArray[np.int64]
-PairMask: TypeAlias = tuple[int, RowKeys]
+PairMask: TypeAlias = tuple[int, Keys]
 
 KEY_BYTES = 16
 
@@ -45,7 +45,7 @@ _CHUNK_ROWS = 2**15
 _PERMUTATION_KEY = hashlib.sha256(b"fedshare sealed column v1 permutation").digest()[:KEY_BYTES]
 
 
-def pair_row_keys(pair_secret: bytes, identifiers: Sequence[bytes]) -> RowKeys:
+def pair_row_keys(pair_secret: bytes, identifiers: Sequence[bytes]) -> Keys:
     """Return one key per identifier, the same at both holders of a pair: HMAC-SHA256, cut to 16 bytes.
 
     Args:
@@ -65,7 +65,7 @@ def pair_row_keys(pair_secret: bytes, identifiers: Sequence[bytes]) -> RowKeys:
     return np.ascontiguousarray(rows[:, :KEY_BYTES])
 
 
-def seal(values: Words, pad_keys: RowKeys, pair_masks: Sequence[PairMask], label: bytes) -> Words:
+def seal(values: Words, pad_keys: Keys, pair_masks: Sequence[PairMask], label: bytes) -> Words:
     """Return ``values`` sealed for the owners of ``pad_keys`` and masked against the other holders.
 
     Args:
@@ -86,7 +86,7 @@ def seal(values: Words, pad_keys: RowKeys, pair_masks: Sequence[PairMask], label
     return sealed
 
 
-def open_sum(columns: Sequence[Words], pad_keys: Sequence[RowKeys], label: bytes) -> Words:
+def open_sum(columns: Sequence[Words], pad_keys: Sequence[Keys], label: bytes) -> Words:
     """Return the sum over holders of what they sealed under ``label``, for the caller's own rows.
 
     Args:
@@ -123,7 +123,7 @@ class Sealer:
 
     __slots__ = ("_pad_keys", "_pair_masks", "_used")
 
-    def __init__(self, pad_keys: RowKeys, pair_masks: Sequence[PairMask]) -> None:
+    def __init__(self, pad_keys: Keys, pair_masks: Sequence[PairMask]) -> None:
         self._pad_keys = pad_keys
         self._pair_masks = tuple(pair_masks)
         self._used: set[bytes] = set()
@@ -152,7 +152,7 @@ def _whitener(label: bytes) -> NDArray[np.uint64]:
     return np.frombuffer(hashlib.sha256(label).digest()[:KEY_BYTES], dtype=np.uint64)
 
 
-def _add_pads(total: Words, sign: int, keys: RowKeys, whitener: NDArray[np.uint64]) -> None:
+def _add_pads(total: Words, sign: int, keys: Keys, whitener: NDArray[np.uint64]) -> None:
     """Add to ``total``, in place, ``sign`` times the low 64 bits of MMO(K xor L) for every row key K."""
     if sign not in (1, -1):
         raise ParameterError(f"expected a sign of +1 or -1 for a pair mask, got {sign}")
