@@ -82,7 +82,6 @@ class OfferedSecret(OneTime):
             ParameterError: an answer to this offer was accepted before.
             ProtocolError: the answer is to another offer, or has the length of no 1 to 1,500 columns.
         """
-        self._require_unused()
         columns, remainder = divmod(len(answer) - _DIGEST_BYTES, answer_bytes(1) - _DIGEST_BYTES)
         if remainder or not 1 <= columns <= MAX_COLUMNS:
             raise ProtocolError(
@@ -90,7 +89,7 @@ class OfferedSecret(OneTime):
             )
         if answer[:_DIGEST_BYTES] != self._offer_digest:
             raise ProtocolError("expected the answer to this offer, got one to another offer")
-        self._used = True
+        self._use()
         masked_hints, masked_products = _unpack(answer, columns)
         share = masked_products + masked_hints @ negate_exponents(self._secret.astype(np.int64))
         prepared = PreparedSecret(self._secret.copy(), share)

@@ -59,20 +59,25 @@ _BLOCKS_AT_A_TIME = 16
 class OneTime:
     """An object that may be used once: it cannot be copied or stored, and its second use raises."""
 
-    __slots__ = ("_used",)
+    __slots__ = ("_uses_left",)
 
     def __init__(self) -> None:
-        self._used = False
+        self._uses_left = [1]
 
-    def _require_unused(self) -> None:
-        if self._used:
-            raise ParameterError(f"this {type(self).__name__} was used before: every query needs a fresh one")
+    def _use(self) -> None:
+        # Taking the one element is atomic, so two threads cannot both pass.
+        try:
+            self._uses_left.pop()
+        except IndexError:
+            raise ParameterError(
+                f"this {type(self).__name__} was used before: every query needs a fresh one"
+            ) from None
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise ParameterError(f"a {type(self).__name__} is used once and cannot be copied or stored")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'used' if self._used else 'unused'})"
+        return f"{type(self).__name__}({'unused' if self._uses_left else 'used'})"
 
 
 class HolderMask:
@@ -128,9 +133,8 @@ class PreparedSecret(OneTime):
             ParameterError: used before; ``d`` has another shape or type, is not finite, or X^T d might
                 leave the range; nothing is released then and the secret stays unused.
         """
-        self._require_unused()
         _check_d(d, public.rows, self.columns, scale_bits, max_abs_x)
-        self._used = True
+        self._use()
         stream = Stream(fresh_seed(randomness))
         ciphertext = _encrypt_blocks(public, d, float(2**scale_bits), self._secret, stream)
         flood = stream.gaussian((self.columns,), 2.0 ** flood_bits(public.rows, self.columns, max_abs_x))
@@ -234,7 +238,8 @@ def _check_d(d: NDArray[np.float64], rows: int, columns: int, bits: int, max_abs
             f"expected scale_bits in 1..{MAX_SCALE_BITS} and max_abs_x in 1..{MAX_ABS_X}, "
             f"got {bits} and {max_abs_x}"
         )
-    total = float(np.abs(d).sum())
+    with np.errstate(over="ignore"):
+        total = float(np.abs(d).sum())
     if not math.isfinite(total):
         raise ParameterError("d has entries that are not finite")
     # Rounding moves an entry by at most one half; the sum of |d| bounds any |X^T d| without a look at X.

@@ -72,6 +72,15 @@ def test_an_invalid_element_is_refused(bad):
         finalize(blinds, element)
 
 
+@given(st.binary(min_size=1, max_size=64))
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_bytes_are_evaluated_or_refused(noise):
+    try:
+        assert len(evaluate(KEY, noise)) == len(noise)
+    except ProtocolError:
+        pass
+
+
 def test_truncated_elements_are_refused():
     _, blinded = blind([b"a", b"b"], FixedRandomness())
     with pytest.raises(ProtocolError, match="multiple of 32"):

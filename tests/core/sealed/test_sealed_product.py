@@ -2,6 +2,7 @@ import copy
 import hashlib
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedshare.sealed import (
     flood_bits,
     hint,
     noise_deviation,
+    offline,
     recover,
     scale_bits,
 )
@@ -277,6 +279,37 @@ def bank():
     return public, prepared
 
 
+def test_the_same_vector_is_sealed_differently_every_time():
+    public = PublicMatrix(SEED, 4096)
+    private = Dense(np.ones((4096, 1), dtype=np.int64))
+    sent = []
+    for name in ("first", "second"):
+        _, prepared = prepare(private, public, FixedRandomness(name))
+        sent.append(prepared.encrypt(public, np.zeros(4096), 44, FixedRandomness(name + " query"))[0])
+    assert not (sent[0] == sent[1]).any()
+
+
+def test_who_draws_the_seed_does_not_choose_the_offered_key():
+    # The key is the expansion of a hash of the seed: neither the seed's own stream nor a contract's elements.
+    key = offline._expand_key(SEED)
+    assert not (key == Stream(SEED).uniform((4096,))).any()
+    assert not (key == PublicMatrix(SEED, 4096).elements(0, 1)[0]).any()
+
+
+def test_two_threads_cannot_use_a_secret_twice(bank):
+    public, prepared = bank
+
+    def use(name):
+        try:
+            prepared.encrypt(public, np.zeros(100), 44, FixedRandomness(name))
+        except ParameterError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(use, "abcdefgh")) == 1
+
+
 def test_a_secret_used_twice_is_refused(bank):
     public, prepared = bank
     prepared.encrypt(public, np.zeros(100), 44, FixedRandomness())
@@ -309,11 +342,12 @@ def test_secrets_are_hidden_in_what_they_print(bank):
         (np.full(100, np.nan), 44, "not finite"),
         (np.full(100, np.inf), 44, "not finite"),
         (np.full(100, -1e300), 44, "range"),
+        (np.full(100, 1e308), 44, "not finite"),
         (np.full(100, 2.0**13), 44, "range"),
         (np.zeros(100), 45, "scale_bits"),
         (np.zeros(100), 0, "scale_bits"),
     ],
-    ids=["rows", "type", "nan", "inf", "huge", "overflow", "too many bits", "no bits"],
+    ids=["rows", "type", "nan", "inf", "huge", "sum overflows", "overflow", "too many bits", "no bits"],
 )
 def test_a_vector_outside_the_parameters_is_refused_and_the_secret_kept(bank, d, bits, message):
     public, prepared = bank
@@ -355,6 +389,17 @@ def test_an_answer_of_a_wrong_length_is_refused(change):
     _, answered = answer(np.zeros((1, 4096), dtype=np.int64), offer, randomness)
     with pytest.raises(ProtocolError, match="length"):
         secret.accept(answered[:change] if change < 0 else answered + bytes(change))
+
+
+@given(st.binary(max_size=200), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_arbitrary_bytes_are_no_answer_and_no_offer(noise, keep_digest):
+    secret, offer = OfferedSecret.create(FixedRandomness())
+    start = hashlib.sha256(offer).digest()[:16] if keep_digest else b""
+    with pytest.raises(ProtocolError):
+        secret.accept(start + noise)
+    with pytest.raises(ProtocolError):
+        answer(np.zeros((1, 4096), dtype=np.int64), noise, FixedRandomness())
 
 
 @pytest.mark.parametrize("length", [0, 32, 32_799, 32_801])
