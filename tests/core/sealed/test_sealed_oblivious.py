@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -75,10 +76,8 @@ def test_an_invalid_element_is_refused(bad):
 @given(st.binary(min_size=1, max_size=64))
 @settings(max_examples=100, deadline=None)
 def test_arbitrary_bytes_are_evaluated_or_refused(noise):
-    try:
+    with contextlib.suppress(ProtocolError):
         assert len(evaluate(KEY, noise)) == len(noise)
-    except ProtocolError:
-        pass
 
 
 def test_truncated_elements_are_refused():
