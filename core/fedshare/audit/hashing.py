@@ -20,6 +20,7 @@ __all__ = [
     "HASH_BYTES",
     "MAX_TREE_SIZE",
     "Nodes",
+    "edge_root",
     "expect_hash",
     "expect_size",
     "leaf_hash",
@@ -106,6 +107,27 @@ def range_root(start: int, end: int, nodes: Nodes) -> bytes:
         parts.append(nodes(height, start >> height))
         start += 1 << height
     root = parts.pop()
+    while parts:
+        root = node_hash(parts.pop(), root)
+    return root
+
+
+def edge_root(edges: Sequence[Sequence[bytes]]) -> bytes:
+    """Return the root of a tree from its right edge: the hashes of the partial tile of every tile level.
+
+    The perfect subtrees of a tree stand largest first and fold from the right (RFC 9162 section 2.1.1).
+
+    Args:
+        edges: per level, below 256 hashes of subtrees of height 8 times the level.
+    """
+    parts: list[bytes] = []
+    for hashes in reversed(edges):
+        start = 0
+        while start < len(hashes):
+            width = 1 << ((len(hashes) - start).bit_length() - 1)
+            parts.append(perfect_root(hashes[start : start + width]))
+            start += width
+    root = parts.pop() if parts else EMPTY_ROOT
     while parts:
         root = node_hash(parts.pop(), root)
     return root

@@ -27,7 +27,7 @@ import shutil
 from typing import TYPE_CHECKING, Self
 
 from fedshare.audit.checkpoint import Checkpoint
-from fedshare.audit.hashing import EMPTY_ROOT, HASH_BYTES, MAX_TREE_SIZE, leaf_hash, node_hash, perfect_root
+from fedshare.audit.hashing import EMPTY_ROOT, HASH_BYTES, MAX_TREE_SIZE, edge_root, leaf_hash, perfect_root
 from fedshare.audit.notes import Note, open_note, parse_note, parse_signature_lines
 from fedshare.audit.proofs import consistency_proof
 from fedshare.audit.storage import FolderSource, make_folder, sync_folders, write_file
@@ -146,7 +146,7 @@ class AuditLog:
             raise StorageError("the log is full or closed: open it again")
         try:
             self._write_tiles(entries)
-            self._sign(Checkpoint(self._checkpoint.origin, size + len(entries), self._root()))
+            self._sign(Checkpoint(self._checkpoint.origin, size + len(entries), edge_root(self._edges)))
         except BaseException:
             self.close()  # memory and disk may differ now: only recovery may go on
             raise
@@ -243,22 +243,6 @@ class AuditLog:
             shutil.rmtree(folder, ignore_errors=True)
         self._outgrown.clear()
 
-    def _root(self) -> bytes:
-        """Return the root from the right edge: perfect subtrees, largest first, folded from the right."""
-        parts: list[bytes] = []
-        for hashes in reversed(self._edges):
-            start = 0
-            while start < len(hashes):
-                width = 1 << ((len(hashes) - start).bit_length() - 1)
-                parts.append(perfect_root(hashes[start : start + width]))
-                start += width
-        if not parts:
-            return EMPTY_ROOT
-        root = parts.pop()
-        while parts:
-            root = node_hash(parts.pop(), root)
-        return root
-
     def _recover(self) -> None:
         """Continue the tree of the newest signed head, or sign an empty one."""
         heads = [head for path in (CHECKPOINT_PATH, PENDING_PATH) if (head := self._read_head(path))]
@@ -281,7 +265,10 @@ class AuditLog:
                 level += 1
         except (ProtocolError, UnavailableError) as error:
             raise StorageError(f"the log's right edge cannot be read: {error}; {_RESTART}") from error
-        if self._root() != self._checkpoint.root or list(map(leaf_hash, self._tail)) != self._edges[0]:
+        if (
+            edge_root(self._edges) != self._checkpoint.root
+            or list(map(leaf_hash, self._tail)) != self._edges[0]
+        ):
             raise StorageError(f"the log's tiles do not lead to its signed checkpoint: {_RESTART}")
 
     def _read_head(self, path: str) -> tuple[Checkpoint, bytes] | None:
