@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -17,10 +18,11 @@ from fedshare_server.storage import InvitationRecord, open_store
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from fedshare_server.storage import Store
 
-__all__ = ["enrol", "init", "open_state", "parties", "print_table"]
+__all__ = ["State", "enrol", "init", "open_state", "parties", "print_table"]
 
 _PARTY = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -47,54 +49,59 @@ def init(arguments: argparse.Namespace) -> int:
 
 def enrol(arguments: argparse.Namespace) -> int:
     """Write a one-time invitation for a party."""
-    if not _PARTY.fullmatch(arguments.party):
+    party, role, out = arguments.party, arguments.role, arguments.out
+    if not _PARTY.fullmatch(party):
         raise ConfigError(
-            f"{arguments.party!r} is no party id: expected a lower-case letter, then at most 31 lower-case letters, "
+            f"{party!r} is no party id: expected a lower-case letter, then at most 31 lower-case letters, "
             "digits and hyphens"
         )
-    now = datetime.now(UTC)
-    folder, settings, store = open_state(arguments.state)
-    invitation = create_invitation(
-        load_authority(folder, now), settings, arguments.party, arguments.role, now
-    )
-    out = Path(arguments.out)
     if out.exists():
         raise ConfigError(f"{out}: exists already and is never overwritten: name another file")
-    store.add_invitation(
-        InvitationRecord(
-            invitation.key_digest, arguments.party, arguments.role, arguments.replace, invitation.expires_at
+    now = datetime.now(UTC)
+    with open_state(arguments.state) as state:
+        invitation = create_invitation(load_authority(state.folder, now), state.settings, party, role, now)
+        state.store.add_invitation(
+            InvitationRecord(invitation.key_digest, party, role, arguments.replace, invitation.expires_at)
         )
-    )
     write_new_file(out, invitation.document)
-    print(
-        f"{out} invites {arguments.party} as {arguments.role}, once, until {invitation.expires_at:%Y-%m-%d %H:%M} UTC."
-    )
+    print(f"{out} invites {party} as {role}, once, until {invitation.expires_at:%Y-%m-%d %H:%M} UTC.")
     print("It holds a secret key: hand it over by a private way. There: fedshare-node enrol FILE")
     return 0
 
 
 def parties(arguments: argparse.Namespace) -> int:
     """List the enrolled parties and the open invitations."""
-    _, _, store = open_state(arguments.state)
     now = datetime.now(UTC)
-    rows = [
-        (party.party, party.role, f"enrolled {party.enrolled_at:%Y-%m-%d}", party.identity_key.hex()[:16])
-        for party in store.parties()
-    ]
-    rows += [
-        (one.party, one.role, f"invited until {one.expires_at:%Y-%m-%d}", "")
-        for one in store.invitations()
-        if one.used_at is None and one.expires_at > now
-    ]
+    with open_state(arguments.state) as state:
+        rows = [
+            (party.party, party.role, f"enrolled {party.enrolled_at:%Y-%m-%d}", party.identity_key.hex()[:16])
+            for party in state.store.parties()
+        ]
+        rows += [
+            (one.party, one.role, f"invited until {one.expires_at:%Y-%m-%d}", "")
+            for one in state.store.invitations()
+            if one.used_at is None and one.expires_at > now
+        ]
     print_table(("PARTY", "ROLE", "STATE", "IDENTITY KEY"), rows)
     return 0
 
 
-def open_state(path: Path) -> tuple[StateFolder, ServerConfig, Store]:
-    """Return the state folder at ``path``, its settings and its store."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """An opened state folder."""
+
+    folder: StateFolder
+    settings: ServerConfig
+    store: Store
+
+
+@contextmanager
+def open_state(path: Path) -> Iterator[State]:
+    """Yield the coordinator's state at ``path`` and close its database in the end."""
     folder = StateFolder(path)
     settings = folder.load()
-    return folder, settings, open_store(folder.database_url(settings))
+    with closing(open_store(folder.database_url(settings))) as store:
+        yield State(folder, settings, store)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -52,7 +52,7 @@ class EnrolmentService(EnrolmentServiceServicer):
     store: Store
     authority: Authority
     settings: ServerConfig
-    register_node: Callable[[bytes], None]
+    register_node: Callable[[bytes], object]
     now: Callable[[], datetime]
 
     def Enrol(  # noqa: N802  gRPC's name

@@ -1,0 +1,130 @@
+"""The commands that run the coordinator and its trainings: ``run``, ``train``, ``runs``, ``logs``."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from fedshare.errors import ConfigError, RefusedError, RunFailedError
+from fedshare_server.commands import open_state, print_table
+from fedshare_server.serve import serve, superlink_of
+from fedshare_server.service_contracts import contract_status
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from fedshare_server.storage import ContractRecord, ProgressRecord, RunRecord, Store
+    from fedshare_server.superlink import Superlink
+
+__all__ = ["follow", "logs", "run", "runs", "train"]
+
+_POLL_SECONDS = 1.0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal comes or a part of the group dies."""
+    with open_state(arguments.state) as state:
+        serve(state, arguments.ready_file or state.folder.ready_file)
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Start a run of a contract that every party has approved."""
+    with open_state(arguments.state) as state:
+        contract = state.store.resolve_contract(arguments.contract)
+        _require_approval(state.store, contract)
+        superlink = superlink_of(state)
+        run_id = superlink.start_run(contract.digest)
+        state.store.open_run(run_id, contract.digest)
+        print(f"Run {run_id} of contract {contract.name} ({contract.digest[:12]}) has started.", flush=True)
+        if not arguments.follow:
+            return 0
+        ended = follow(state.store, superlink, run_id)
+    if ended.status == "refused":
+        raise RefusedError("run_refused", f"run {run_id} was refused: {ended.reason}")
+    if ended.status != "completed":
+        raise RunFailedError(f"run {run_id} {ended.status}: {ended.reason}")
+    print(f"Run {run_id} is complete.")
+    return 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """List the runs, newest first."""
+    with open_state(arguments.state) as state:
+        names = {record.digest: record.name for record in state.store.contracts()}
+        rows = [
+            (
+                str(run.run_id),
+                f"{names[run.digest]} ({run.digest[:12]})",
+                run.status,
+                run.phase,
+                f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+                run.reason,
+            )
+            for run in state.store.runs()
+        ]
+    print_table(("RUN", "CONTRACT", "STATUS", "PHASE", "STARTED (UTC)", "REASON"), rows)
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """Print the events and the progress of a run."""
+    with open_state(arguments.state) as state:
+        if state.store.find_run(arguments.run) is None:
+            raise ConfigError(f"there is no run {arguments.run}: see `fedshare-server runs`")
+        for event in state.store.events(arguments.run):
+            who = event.party or "coordinator"
+            print(f"{event.at:%Y-%m-%d %H:%M:%S}  {who}  {event.kind}: {event.text}")
+        for progress in state.store.progress(arguments.run):
+            print(_line(progress))
+    return 0
+
+
+def follow(
+    store: Store, superlink: Superlink, run_id: int, sleep: Callable[[float], None] = time.sleep
+) -> RunRecord:
+    """Print the progress of a run as it comes and return how the run ended.
+
+    A run whose ServerApp died without a word is ended here, with what Flower says about it.
+    """
+    seen, phase = 0, ""
+    while True:
+        record = store.find_run(run_id)
+        if record is None:
+            raise ConfigError(f"there is no run {run_id}")
+        if record.phase != phase:
+            phase = record.phase
+            print(f"phase {phase}", flush=True)
+        for progress in store.progress(run_id, after=seen):
+            seen = progress.number
+            print(_line(progress), flush=True)
+        if record.status != "running":
+            return record
+        flower = superlink.run_status(run_id)
+        if flower.startswith("finished"):
+            store.finish(run_id, "failed", f"the ServerApp ended without a result ({flower})")
+        sleep(_POLL_SECONDS)
+
+
+def _require_approval(store: Store, contract: ContractRecord) -> None:
+    """Refuse to start what a node would refuse anyway, before anyone is bothered."""
+    status = contract_status(contract, store.decisions(contract.digest), datetime.now(UTC))
+    if status == "approved":
+        return
+    approved = {decision.party for decision in store.decisions(contract.digest) if decision.approved}
+    missing = ", ".join(party for party in contract.parties if party not in approved)
+    raise RefusedError(
+        f"contract_{status}",
+        f"contract {contract.name} ({contract.digest[:12]}) is {status}; a run needs every party's approval "
+        f"within its validity{', missing: ' + missing if missing else ''}",
+    )
+
+
+def _line(progress: ProgressRecord) -> str:
+    loss = "" if progress.loss is None else f"  loss {progress.loss:.6f}"
+    return (
+        f"{progress.party}  {progress.phase} {progress.iteration}{loss}  {progress.seconds:.1f} s"
+        f"  sent {progress.bytes_sent:,} B  received {progress.bytes_received:,} B"
+    )

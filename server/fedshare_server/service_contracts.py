@@ -1,0 +1,128 @@
+"""Contracts: what is proposed to a party, and its signed, final decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedshare.contract.model import Contract
+
+from fedshare.errors import ProtocolError, RefusedError
+from fedshare.wire.v1 import contracts_pb2 as wire
+from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer
+from fedshare_server.interceptor import peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    import grpc
+
+    from fedshare_server.storage import ContractRecord, DecisionRecord, Store
+
+__all__ = ["ContractService", "contract_status"]
+
+_STATUS = {
+    "proposed": wire.CONTRACT_STATUS_PROPOSED,
+    "approved": wire.CONTRACT_STATUS_APPROVED,
+    "rejected": wire.CONTRACT_STATUS_REJECTED,
+    "expired": wire.CONTRACT_STATUS_EXPIRED,
+}
+
+
+def contract_status(record: ContractRecord, decisions: Sequence[DecisionRecord], now: datetime) -> str:
+    """Return where a contract stands: ``proposed``, ``approved``, ``rejected`` or ``expired``."""
+    if any(not decision.approved for decision in decisions):
+        return "rejected"
+    if now >= Contract.model_validate_json(record.canonical).valid_until:
+        return "expired"
+    approved = {decision.party for decision in decisions}
+    return "approved" if approved == set(record.parties) else "proposed"
+
+
+@dataclass(frozen=True, slots=True)
+class ContractService(ContractServiceServicer):
+    """Answers ``ListContracts``, ``GetContract`` and ``SubmitDecision``.
+
+    Attributes:
+        store: where contracts and decisions are kept.
+        now: the clock.
+    """
+
+    store: Store
+    now: Callable[[], datetime]
+
+    def ListContracts(  # noqa: N802  gRPC's name
+        self,
+        request: wire.ListContractsRequest,  # noqa: ARG002  it is empty
+        context: grpc.ServicerContext,
+    ) -> wire.ListContractsResponse:
+        """Return the contracts that name the caller, newest first."""
+        return wire.ListContractsResponse(
+            contracts=[self._summary(record) for record in self.store.contracts(peer(context).common_name)]
+        )
+
+    def GetContract(  # noqa: N802  gRPC's name
+        self, request: wire.GetContractRequest, context: grpc.ServicerContext
+    ) -> wire.GetContractResponse:
+        """Return one contract and the decisions on it.
+
+        Raises:
+            RefusedError: no contract with this digest names the caller.
+        """
+        record = self._contract(request.digest, peer(context).common_name)
+        decisions = self.store.decisions(record.digest)
+        return wire.GetContractResponse(
+            contract=record.canonical,
+            status=_STATUS[contract_status(record, decisions, self.now())],
+            decisions=[
+                wire.SignedDecision(
+                    party=decision.party,
+                    decision=wire.DECISION_APPROVE if decision.approved else wire.DECISION_REJECT,
+                    envelope=decision.envelope,
+                )
+                for decision in decisions
+            ],
+        )
+
+    def SubmitDecision(  # noqa: N802  gRPC's name
+        self, request: wire.SubmitDecisionRequest, context: grpc.ServicerContext
+    ) -> wire.SubmitDecisionResponse:
+        """Store the caller's decision after verifying its signature.
+
+        Raises:
+            ProtocolError: the envelope is not a decision of the caller on this contract.
+            RefusedError: the contract is not the caller's, is expired, names an earlier key of the caller, or
+                has its decision already.
+        """
+        party = peer(context).common_name
+        record = self._contract(request.digest, party)
+        if request.decision not in {wire.DECISION_APPROVE, wire.DECISION_REJECT}:
+            raise ProtocolError("expected the decision to approve or to reject, found neither")
+        approved = request.decision == wire.DECISION_APPROVE
+        status = contract_status(record, self.store.decisions(record.digest), self.now())
+        if status == "expired":
+            raise RefusedError("contract_expired", f"contract {record.digest[:12]} is past its validity")
+        self._verify_signature(record, party, approved, request.envelope)
+        self.store.add_decision(record.digest, party, approved, request.envelope)
+        status = contract_status(record, self.store.decisions(record.digest), self.now())
+        return wire.SubmitDecisionResponse(status=_STATUS[status])
+
+    def _contract(self, digest: str, party: str) -> ContractRecord:
+        record = self.store.find_contract(digest)
+        if record is None or party not in record.parties:
+            # The same answer for both: a stranger does not learn which contracts exist.
+            raise RefusedError("unknown_contract", f"no contract with the digest {digest[:64]} names {party}")
+        return record
+
+    def _summary(self, record: ContractRecord) -> wire.ContractSummary:
+        decisions = self.store.decisions(record.digest)
+        return wire.ContractSummary(
+            digest=record.digest,
+            name=record.name,
+            status=_STATUS[contract_status(record, decisions, self.now())],
+            approved_by=[decision.party for decision in decisions if decision.approved],
+        )
+
+    def _verify_signature(self, record: ContractRecord, party: str, approved: bool, envelope: bytes) -> None:
+        raise NotImplementedError
