@@ -1,0 +1,162 @@
+"""What a node checks against the contract it signed, before anything is computed. Each refusal has its own code.
+
+====================== ==========================================================================
+``contract_unsigned``   a party's approval is missing
+``contract_rejected``   a party rejected the contract
+``contract_not_yet_valid``, ``contract_expired``
+``party_unknown``       this party is not in the contract
+``party_key_differs``   the contract names another identity key for this party
+``role_differs``        the contract gives this party another role
+``columns_differ``      the configured columns are not the contract's
+``code_digest_differs`` the installed code is not the contract's
+``configuration_differs`` a setting of the node contradicts the contract
+``quota_exceeded``      a bank asks for more identifiers than agreed
+====================== ==========================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedshare.errors import ProtocolError, RefusedError
+
+from .signing import verify_decision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from .model import Column, Contract, Role
+
+__all__ = ["verify_columns", "verify_party", "verify_quota", "verify_ready", "verify_setting", "verify_signed"]
+
+
+def verify_ready(
+    contract: Contract,
+    decisions: Mapping[str, bytes],
+    *,
+    party: str,
+    identity_key: bytes,
+    code_digest: str,
+    now: datetime,
+) -> None:
+    """Check that ``party`` may take part in a run of ``contract`` now.
+
+    Args:
+        decisions: signed decision by party id; untrusted.
+        party: this party.
+        identity_key: its public key.
+        code_digest: of the installed code.
+        now: with its zone.
+
+    Raises:
+        RefusedError: see the module.
+    """
+    verify_party(contract, party, identity_key)
+    verify_signed(contract, decisions, party)
+    if now < contract.valid_from:
+        raise RefusedError(
+            "contract_not_yet_valid", f"the contract is valid from {contract.valid_from:%Y-%m-%d %H:%M} UTC", party=party
+        )
+    if now >= contract.valid_until:
+        raise RefusedError(
+            "contract_expired", f"the contract ended at {contract.valid_until:%Y-%m-%d %H:%M} UTC", party=party
+        )
+    if code_digest != contract.code_digest:
+        raise RefusedError(
+            "code_digest_differs",
+            f"the contract is for code {contract.code_digest[:12]}, installed is {code_digest[:12]}: install that "
+            "version, or sign a new contract",
+            party=party,
+        )
+
+
+def verify_party(contract: Contract, party: str, identity_key: bytes, role: Role | None = None) -> None:
+    """Check that the contract knows ``party`` by this key and, if given, in this role.
+
+    Raises:
+        RefusedError: see the module.
+    """
+    named = next((each for each in contract.parties if each.id == party), None)
+    if named is None:
+        raise RefusedError("party_unknown", f"the contract {contract.name} does not name {party}", party=party)
+    if named.identity_key_bytes() != identity_key:
+        raise RefusedError(
+            "party_key_differs",
+            "the contract names another identity key for this party: enrol again and draft a new contract",
+            party=party,
+        )
+    if role is not None and named.role != role:
+        raise RefusedError(
+            "role_differs", f"the contract has this party as {named.role}, its configuration as {role}", party=party
+        )
+
+
+def verify_signed(contract: Contract, decisions: Mapping[str, bytes], party: str) -> None:
+    """Check that every party approved this very contract.
+
+    Raises:
+        RefusedError: an approval is missing, of another contract, or a rejection.
+    """
+    missing = []
+    for each in contract.parties:
+        try:
+            decision = verify_decision(decisions[each.id], each.id, each.identity_key_bytes())
+        except (KeyError, ProtocolError):
+            missing.append(each.id)
+            continue
+        if decision.contract_digest != contract.digest():
+            missing.append(each.id)
+        elif decision.verdict != "approve":
+            raise RefusedError("contract_rejected", f"{each.id} rejected the contract", party=party)
+    if missing:
+        raise RefusedError(
+            "contract_unsigned", f"the contract lacks a valid approval of {', '.join(missing)}", party=party
+        )
+
+
+def verify_columns(contract: Contract, party: str, columns: Iterable[Column]) -> None:
+    """Check that the columns a node would use are the contract's, in name, kind, bins and direction.
+
+    Raises:
+        RefusedError: they differ; the message names the first difference.
+    """
+    agreed = {column.name: column for column in contract.party(party).columns}
+    own = {column.name: column for column in columns}
+    for name in sorted(agreed.keys() - own.keys()):
+        raise RefusedError("columns_differ", f"the contract has column {name}, the configuration does not", party=party)
+    for name, column in agreed.items():
+        for field in ("kind", "bins", "monotone"):
+            if getattr(column, field) != getattr(own[name], field):
+                raise RefusedError(
+                    "columns_differ",
+                    f"column {name}: the contract says {field} {getattr(column, field)}, the configuration "
+                    f"{getattr(own[name], field)}",
+                    party=party,
+                )
+
+
+def verify_setting(party: str, name: str, agreed: object, configured: object) -> None:
+    """Check one setting of the node that the contract also fixes.
+
+    Raises:
+        RefusedError: they differ.
+    """
+    if agreed != configured:
+        raise RefusedError(
+            "configuration_differs", f"{name}: the contract says {agreed}, the node {configured}", party=party
+        )
+
+
+def verify_quota(contract: Contract, party: str, bank: str, asked: int) -> None:
+    """Check how many identifiers a bank asks for.
+
+    Raises:
+        RefusedError: more than the contract allows.
+    """
+    if asked > contract.alignment.quota:
+        raise RefusedError(
+            "quota_exceeded",
+            f"{bank} asks for {asked} identifiers, the contract allows {contract.alignment.quota}",
+            party=party,
+        )

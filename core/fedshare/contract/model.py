@@ -1,0 +1,250 @@
+"""The contract: everything that a party agrees to, in one document that every party signs.
+
+Two documents are the same contract if their canonical form (RFC 8785) is the same bytes; its SHA-256 is the contract's digest.
+Unknown fields are refused, so nothing can be hidden in a contract that this version does not understand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import rfc8785
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from fedshare.errors import ConfigError
+from fedshare.identity.keys import decode_public_key
+
+__all__ = ["Alignment", "Column", "Contract", "Outputs", "Party", "Role", "ScorecardModel", "parse_contract"]
+
+Role = Literal["feature_holder", "label_holder"]
+PartyId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Strict):
+    """One column that a party contributes.
+
+    Attributes:
+        name: as the node's configuration names it.
+        kind: how it is cut into bins.
+        bins: at most this many, besides the one for missing values.
+        monotone: the direction in which points must go along a numeric column's bins.
+        classification: the institution's own word for how sensitive it is.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    kind: Literal["numeric", "categorical"] = "numeric"
+    bins: Annotated[int, Field(ge=2, le=100)] = 10
+    monotone: Literal["none", "increasing", "decreasing"] = "none"
+    classification: Annotated[str, Field(max_length=100)] = "internal"
+
+    @model_validator(mode="after")
+    def _is_ordered_if_monotone(self) -> Column:
+        if self.kind == "categorical" and self.monotone != "none":
+            raise ValueError("a categorical column has no order to be monotone along")
+        return self
+
+
+class Party(_Strict):
+    """One institution.
+
+    Attributes:
+        id: its name in messages, files and logs.
+        role: what it brings.
+        identity_key: its Ed25519 public key, base64 of 32 bytes.
+        flower_key: SHA-256 of the public key of its Flower node, hexadecimal.
+        columns: what it contributes.
+    """
+
+    id: PartyId
+    role: Role
+    identity_key: str
+    flower_key: Digest
+    columns: tuple[Column, ...] = ()
+
+    @field_validator("identity_key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        try:
+            decode_public_key(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _columns_make_sense(self) -> Party:
+        names = [column.name for column in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        if self.role == "feature_holder" and not names:
+            raise ValueError("a feature_holder contributes at least one column")
+        return self
+
+    def identity_key_bytes(self) -> bytes:
+        """Return the identity key, 32 bytes."""
+        return decode_public_key(self.identity_key)
+
+
+class ScorecardModel(_Strict):
+    """The shared scorecard and how it is trained.
+
+    Attributes:
+        kind: the only kind so far.
+        ridge: weight of the squared weights, in units of one customer's loss.
+        smoothness: weight of the squared differences between neighbouring bins.
+        max_iterations: the most rounds of sealed products; one-time secrets are prepared for this many.
+        tolerance: training stops when the objective falls by less than this, in nats per customer.
+    """
+
+    kind: Literal["scorecard"] = "scorecard"
+    ridge: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    max_iterations: Annotated[int, Field(ge=1, le=200)] = 30
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-5
+
+
+class Alignment(_Strict):
+    """How customers are found at the holders.
+
+    Attributes:
+        identifier: unified social credit codes, or any text that the parties agree on.
+        check_digits: whether a wrong check digit is refused.
+        quota: identifiers that a bank may ask each holder for in one run.
+        missing_enterprises: ``inner``: customers that some holder does not know are left out; ``impute``: every holder extends its
+            universe to the public roster, with rows without values.
+        roster_digest: SHA-256 of the roster file; needed by ``impute``.
+    """
+
+    identifier: Literal["uscc", "opaque"] = "uscc"
+    check_digits: bool = True
+    quota: Annotated[int, Field(ge=1)]
+    missing_enterprises: Literal["inner", "impute"] = "inner"
+    roster_digest: Digest | None = None
+
+    @model_validator(mode="after")
+    def _names_its_roster(self) -> Alignment:
+        if (self.missing_enterprises == "impute") != (self.roster_digest is not None):
+            raise ValueError("roster_digest goes with missing_enterprises: impute, and only with it")
+        return self
+
+
+class Outputs(_Strict):
+    """What leaves the run besides each party's own part.
+
+    Attributes:
+        coordinator_metrics: whether the coordinator is shown loss, AUC and KS.
+    """
+
+    coordinator_metrics: bool = False
+
+
+class Contract(_Strict):
+    """See the module; ``docs/contract.md`` explains every field."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    purpose: Annotated[str, Field(min_length=1, max_length=2000)]
+    parties: Annotated[tuple[Party, ...], Field(min_length=2, max_length=64)]
+    model: ScorecardModel = ScorecardModel()
+    alignment: Alignment
+    holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
+    minimum_cohort: Annotated[int, Field(ge=1)] = 30
+    outputs: Outputs = Outputs()
+    valid_from: datetime
+    valid_until: datetime
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 365
+    code_digest: Digest
+    nonce: Digest
+
+    @field_validator("valid_from", "valid_until")
+    @classmethod
+    def _has_a_zone(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("needs a time zone, e.g. 2026-01-31T00:00:00Z")
+        return value.astimezone(UTC)
+
+    @field_serializer("valid_from", "valid_until", when_used="json")
+    def _as_utc(self, value: datetime) -> str:
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Contract:
+        for what in ("id", "identity_key", "flower_key"):
+            values = [getattr(party, what) for party in self.parties]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two parties have the same {what}")
+        if not self.holders():
+            raise ValueError("a contract needs at least one feature_holder")
+        if len(self.banks()) != 1:
+            raise ValueError("this version trains with exactly one label_holder")
+        if self.valid_until <= self.valid_from:
+            raise ValueError("valid_until must be after valid_from")
+        return self
+
+    def holders(self) -> tuple[Party, ...]:
+        """Return the feature holders, in the contract's order."""
+        return tuple(party for party in self.parties if party.role == "feature_holder")
+
+    def banks(self) -> tuple[Party, ...]:
+        """Return the label holders, in the contract's order."""
+        return tuple(party for party in self.parties if party.role == "label_holder")
+
+    def party(self, party_id: str) -> Party:
+        """Return one party.
+
+        Raises:
+            ConfigError: the contract has no such party.
+        """
+        for party in self.parties:
+            if party.id == party_id:
+                return party
+        raise ConfigError(f"contract {self.name} has no party {party_id!r}")
+
+    def is_monotone(self) -> bool:
+        """Whether any party's column has to be monotone."""
+        return any(column.monotone != "none" for party in self.parties for column in party.columns)
+
+    def canonical(self) -> bytes:
+        """Return the canonical form, RFC 8785 JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical form, hexadecimal."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def ring_seed(self) -> bytes:
+        """Return the seed of the public ring elements, 32 bytes.
+
+        It follows from the digest, so no party can choose the elements: the digest covers every party's keys and a nonce.
+        """
+        kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedshare ring seed v1")
+        return kdf.derive(bytes.fromhex(self.digest()))
+
+
+def parse_contract(document: bytes | dict[str, Any]) -> Contract:
+    """Return the contract in JSON bytes or in an already parsed document.
+
+    Raises:
+        ConfigError: it is not a contract; the message names every wrong field.
+    """
+    try:
+        parsed = json.loads(document) if isinstance(document, bytes) else document
+        return Contract.model_validate(parsed)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'contract'}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigError(f"contract: {problems}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("contract: expected JSON, found something else") from error
