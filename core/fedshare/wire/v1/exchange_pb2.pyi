@@ -212,8 +212,8 @@ class Opened(message.Message):
     EXPECTED_FIELD_NUMBER: builtins.int
     WINDOW_BYTES_FIELD_NUMBER: builtins.int
     window_bytes: builtins.int
-    """How many bytes of envelopes (serialized size) a party may have sent to one recipient that the recipient
-    has not yet acknowledged. One envelope may always be under way. The Exchange checks it.
+    """How many bytes a party may have sent to one recipient that the recipient has not yet acknowledged; an
+    envelope counts for its serialized size plus 1,024. One may always be under way. The Exchange checks it.
     """
     @builtins.property
     def expected(self) -> containers.ScalarMap[builtins.str, builtins.int]:

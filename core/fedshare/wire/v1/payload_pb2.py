@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"z\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x13\n\x0b\x63ode_digest\x18\x06 \x01(\t\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0bPrepareDone\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"-\n\x0cSecretAnswer\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\x0c\"R\n\nCountQuery\x12\r\n\x05query\x18\x01 \x01(\r\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\r\n\x05share\x18\x03 \x01(\x0c\x12\x12\n\nscale_bits\x18\x04 \x01(\r\"\x89\x01\n\rSealedProduct\x12\r\n\x05query\x18\x01 \x01(\r\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\r\n\x05share\x18\x03 \x01(\x0c\x12\x12\n\nscale_bits\x18\x04 \x01(\r\x12\x14\n\x0c\x63oefficients\x18\x05 \x03(\x01\x12\x0c\n\x04stop\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"B\n\x0cSealedColumn\x12\x11\n\titeration\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0f\n\x07penalty\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"e\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedshare.wire.v1.payload_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO']._serialized_start=52
-  _globals['_HELLO']._serialized_end=174
-  _globals['_BLINDEDIDENTIFIERS']._serialized_start=176
-  _globals['_BLINDEDIDENTIFIERS']._serialized_end=214
-  _globals['_EVALUATEDIDENTIFIERS']._serialized_start=216
-  _globals['_EVALUATEDIDENTIFIERS']._serialized_end=256
-  _globals['_ROWTAGS']._serialized_start=258
-  _globals['_ROWTAGS']._serialized_end=281
-  _globals['_PREPAREDONE']._serialized_start=283
-  _globals['_PREPAREDONE']._serialized_end=313
-  _globals['_SECRETOFFERS']._serialized_start=315
-  _globals['_SECRETOFFERS']._serialized_end=345
-  _globals['_SECRETANSWER']._serialized_start=347
-  _globals['_SECRETANSWER']._serialized_end=392
-  _globals['_COUNTQUERY']._serialized_start=394
-  _globals['_COUNTQUERY']._serialized_end=476
-  _globals['_SEALEDPRODUCT']._serialized_start=479
-  _globals['_SEALEDPRODUCT']._serialized_end=616
-  _globals['_SEALEDCOLUMN']._serialized_start=618
-  _globals['_SEALEDCOLUMN']._serialized_end=684
+  _globals['_HELLO']._serialized_end=153
+  _globals['_BLINDEDIDENTIFIERS']._serialized_start=155
+  _globals['_BLINDEDIDENTIFIERS']._serialized_end=193
+  _globals['_EVALUATEDIDENTIFIERS']._serialized_start=195
+  _globals['_EVALUATEDIDENTIFIERS']._serialized_end=235
+  _globals['_ROWTAGS']._serialized_start=237
+  _globals['_ROWTAGS']._serialized_end=260
+  _globals['_SECRETOFFERS']._serialized_start=262
+  _globals['_SECRETOFFERS']._serialized_end=292
+  _globals['_SECRETANSWER']._serialized_start=294
+  _globals['_SECRETANSWER']._serialized_end=324
+  _globals['_COUNTQUERY']._serialized_start=326
+  _globals['_COUNTQUERY']._serialized_end=373
+  _globals['_SEALEDPRODUCT']._serialized_start=375
+  _globals['_SEALEDPRODUCT']._serialized_end=461
+  _globals['_SEALEDCOLUMN']._serialized_start=463
+  _globals['_SEALEDCOLUMN']._serialized_end=510
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,8 @@ class Hello(message.Message):
 
     A message of this file must be listed in the leak ledger (fedshare.privacy.leaks) with what each role
     learns from it: a test walks this file. Arrays of int64 are little-endian, in order, without a header: the
-    receiver checks that the length is 8 times the count it expects.
+    receiver checks that the length is 8 times the count it expects. The step of an envelope names the message and its
+    place in the phase (query or iteration, from 0), so neither is repeated inside.
 
     Opens a session: a party's ephemeral key for one run. It goes through the coordinator in the Flower messages
     of the phases "hello" and "align", signed by the identity key that the contract names (DSSE).
@@ -38,7 +39,6 @@ class Hello(message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     EPHEMERAL_KEY_FIELD_NUMBER: builtins.int
     NONCE_FIELD_NUMBER: builtins.int
-    CODE_DIGEST_FIELD_NUMBER: builtins.int
     party: builtins.str
     """Party id. Every receiver checks it against the identity key that signed."""
     contract_digest: builtins.str
@@ -49,8 +49,6 @@ class Hello(message.Message):
     """X25519 public key made for this run only, 32 bytes."""
     nonce: builtins.bytes
     """32 fresh random bytes, so that the session differs even if everything else repeats."""
-    code_digest: builtins.str
-    """SHA-256 of the installed code, 64 lower-case hexadecimal digits. Every receiver compares it with the contract's."""
     def __init__(
         self,
         *,
@@ -59,11 +57,10 @@ class Hello(message.Message):
         run_id: builtins.int = ...,
         ephemeral_key: builtins.bytes = ...,
         nonce: builtins.bytes = ...,
-        code_digest: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["code_digest", b"code_digest", "contract_digest", b"contract_digest", "ephemeral_key", b"ephemeral_key", "nonce", b"nonce", "party", b"party", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["contract_digest", b"contract_digest", "ephemeral_key", b"ephemeral_key", "nonce", b"nonce", "party", b"party", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,26 +133,6 @@ class RowTags(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
-class PrepareDone(message.Message):
-    """Feature holder to label holder, end of its part of "prepare": what the bank must know to ask."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    COLUMNS_FIELD_NUMBER: builtins.int
-    columns: builtins.int
-    """Number of columns of the holder's one-hot matrix: the length of every share and product. 1 to 1,500."""
-    def __init__(
-        self,
-        *,
-        columns: builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
 class SecretOffers(message.Message):
     """Label holder to feature holder, phase "prepare": public keys under one-time secrets, one per query to come."""
 
@@ -183,21 +160,17 @@ class SecretAnswer(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
-    INDEX_FIELD_NUMBER: builtins.int
     ANSWER_FIELD_NUMBER: builtins.int
-    index: builtins.int
-    """Position of the offer in SecretOffers, from 0. The bank accepts each position once."""
     answer: builtins.bytes
     """The masked products of the holder's hint with the secret, as made by fedshare.sealed.answer."""
     def __init__(
         self,
         *,
-        index: builtins.int = ...,
         answer: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answer", b"answer", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer", b"answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,29 +182,21 @@ class CountQuery(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
-    QUERY_FIELD_NUMBER: builtins.int
     CIPHERTEXT_FIELD_NUMBER: builtins.int
     SHARE_FIELD_NUMBER: builtins.int
-    SCALE_BITS_FIELD_NUMBER: builtins.int
-    query: builtins.int
-    """Position of the one-time secret that it consumes, as in SecretOffers. The holder accepts each once."""
     ciphertext: builtins.bytes
     """The encrypted vector, int64, one per row of the holder's universe."""
     share: builtins.bytes
     """The bank's masked share, int64, one per column of the holder's matrix."""
-    scale_bits: builtins.int
-    """Number of fractional bits of the encrypted vector, 0 to 44. Equal at every bank; the holder checks that."""
     def __init__(
         self,
         *,
-        query: builtins.int = ...,
         ciphertext: builtins.bytes = ...,
         share: builtins.bytes = ...,
-        scale_bits: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ciphertext", b"ciphertext", "query", b"query", "scale_bits", b"scale_bits", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ciphertext", b"ciphertext", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,25 +208,16 @@ class SealedProduct(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
-    QUERY_FIELD_NUMBER: builtins.int
     CIPHERTEXT_FIELD_NUMBER: builtins.int
     SHARE_FIELD_NUMBER: builtins.int
-    SCALE_BITS_FIELD_NUMBER: builtins.int
     COEFFICIENTS_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
-    REASON_FIELD_NUMBER: builtins.int
-    query: builtins.int
-    """Position of the one-time secret that it consumes, as in SecretOffers. The holder accepts each once."""
     ciphertext: builtins.bytes
     """The encrypted residual, int64, one per row of the holder's universe. Empty when `stop` is set."""
     share: builtins.bytes
     """The bank's masked share, int64, one per column of the holder's matrix. Empty when `stop` is set."""
-    scale_bits: builtins.int
-    """Number of fractional bits of the encrypted residual, 0 to 44."""
     stop: builtins.bool
     """True when training is over: the holder sets its final weights by `coefficients` and sends no more."""
-    reason: builtins.str
-    """Why training is over, one word: "converged", "holdout", "iterations". Empty unless `stop` is set."""
     @builtins.property
     def coefficients(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
         """The weight of each direction released so far, in the order of their release. The holder checks the count
@@ -271,17 +227,14 @@ class SealedProduct(message.Message):
     def __init__(
         self,
         *,
-        query: builtins.int = ...,
         ciphertext: builtins.bytes = ...,
         share: builtins.bytes = ...,
-        scale_bits: builtins.int = ...,
         coefficients: abc.Iterable[builtins.float] | None = ...,
         stop: builtins.bool = ...,
-        reason: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ciphertext", b"ciphertext", "coefficients", b"coefficients", "query", b"query", "reason", b"reason", "scale_bits", b"scale_bits", "share", b"share", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ciphertext", b"ciphertext", "coefficients", b"coefficients", "share", b"share", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,11 +246,8 @@ class SealedColumn(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
-    ITERATION_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
     PENALTY_FIELD_NUMBER: builtins.int
-    iteration: builtins.int
-    """The iteration, from 0. The bank demands the next."""
     values: builtins.bytes
     """The masked column, int64, one per row of the holder's universe."""
     penalty: builtins.bytes
@@ -307,12 +257,11 @@ class SealedColumn(message.Message):
     def __init__(
         self,
         *,
-        iteration: builtins.int = ...,
         values: builtins.bytes = ...,
         penalty: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "penalty", b"penalty", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["penalty", b"penalty", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
