@@ -10,25 +10,30 @@ what is delivered instead of it:
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fedshare.contract.model import Contract
-from fedshare.contract.signing import approve
-from fedshare.errors import RefusedError, RunFailedError, UnavailableError
-from fedshare.identity.keys import IdentityKey
+import numpy as np
+
+from fedshare.contract.model import Contract, parse_contract
+from fedshare.contract.signing import Decision, sign_decision
+from fedshare.errors import RunFailedError, UnavailableError
+from fedshare.identity.keys import IdentityKey, encode_public_key
+from fedshare.sealed.randomness import Stream
+from fedshare_clients.node.data import Table
 from fedshare_clients.node.service import PHASES, NodeService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
+    from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
-    from fedshare.sealed.randomness import Randomness
-    from fedshare_clients.node.data.table import Table
+    from fedshare_clients.node.progress import Progress
 
 CODE_DIGEST = "c0" * 32
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -91,3 +96,158 @@ class MemoryTransport:
 
     def close(self) -> None:
         pass
+
+
+@dataclass
+class MemoryPlatform:
+    """What a node's process would give its service."""
+
+    party: str
+    identity: IdentityKey
+    table: Table
+    exchange: MemoryExchange
+    randomness: Callable[[int], bytes]
+    contract: Contract | None = None
+    decisions: dict[str, bytes] = field(default_factory=dict)
+    code_digest: str = CODE_DIGEST
+    holdout_seed: bytes = bytes(32)
+    receive_timeout_seconds: float = 20.0
+    time: datetime = NOW
+    result: dict[str, Any] | None = None
+    customers: dict[str, Any] | None = None
+    failure: FedshareError | None = None
+    seen: list[Progress] = field(default_factory=list)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def approved_contract(self, _digest: str) -> tuple[Contract, Mapping[str, bytes]]:
+        assert self.contract is not None
+        return self.contract, self.decisions
+
+    def load_table(self, _contract: Contract) -> Table:
+        return self.table
+
+    def open_transport(self, _run_id: int, _peers: frozenset[str]) -> MemoryTransport:
+        return MemoryTransport(self.exchange, self.party)
+
+    def progress(self, _run_id: int, _contract: Contract) -> Callable[[Progress], None]:
+        return self.seen.append
+
+    def save_result(self, _run_id: int, result: Any, customers: Any) -> None:
+        self.result, self.customers = result, customers
+
+    def save_failure(self, _run_id: int, _phase: str, error: FedshareError) -> None:
+        self.failure = error
+
+
+class Simulation:
+    """A federation ready to run; change a platform or the contract before ``run`` to make a party differ."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        *,
+        seed: int = 1,
+        tamper: Callable[[Envelope], Iterable[Envelope]] = lambda envelope: [envelope],
+        **contract: Any,
+    ) -> None:
+        self.exchange = MemoryExchange(tamper)
+        self.platforms = {}
+        for party, table in tables.items():
+            stream = Stream(hashlib.sha256(f"{seed}|{party}".encode()).digest())
+            identity = IdentityKey.generate(stream.read)
+            self.platforms[party] = MemoryPlatform(party, identity, table, self.exchange, stream.read)
+        self.contract = parse_contract(self.draft(**contract))
+        self.sign(self.contract)
+        self.services = {party: NodeService(platform) for party, platform in self.platforms.items()}
+
+    def draft(self, **changes: Any) -> dict[str, Any]:
+        """Return a contract between the parties of this simulation as a document."""
+        parties = []
+        for party, platform in self.platforms.items():
+            is_bank = not np.isnan(platform.table.label).any()
+            parties.append(
+                {
+                    "id": party,
+                    "role": "label_holder" if is_bank else "feature_holder",
+                    "identity_key": encode_public_key(platform.identity.public_bytes()),
+                    "flower_key": hashlib.sha256(party.encode()).hexdigest(),
+                    "columns": [
+                        {"name": name, "kind": "categorical" if cells.dtype == object else "numeric"}
+                        for name, cells in platform.table.columns.items()
+                    ],
+                }
+            )
+        return {
+            "name": "simulated",
+            "purpose": "a test",
+            "parties": parties,
+            "alignment": {"identifier": "opaque", "quota": 100_000},
+            "minimum_cohort": 10,
+            "outputs": {"coordinator_metrics": True},
+            "valid_from": "2026-01-01T00:00:00Z",
+            "valid_until": "2027-01-01T00:00:00Z",
+            "code_digest": CODE_DIGEST,
+            "nonce": "11" * 32,
+            **changes,
+        }
+
+    def sign(self, contract: Contract) -> None:
+        """Give every party ``contract`` and everybody's approval of it."""
+        decisions = {
+            party: sign_decision(
+                Decision(contract_digest=contract.digest(), party=party, verdict="approve", time=NOW),
+                platform.identity,
+            )
+            for party, platform in self.platforms.items()
+        }
+        for platform in self.platforms.values():
+            platform.contract, platform.decisions = contract, dict(decisions)
+
+    def ask(self, phase: str, run_id: int = 1, **content: Any) -> dict[str, dict[str, Any]]:
+        """Return every node's reply to one phase, as the coordinator would ask for it."""
+        document = {"contract_digest": self.contract.digest(), **content}
+        with ThreadPoolExecutor(len(self.services)) as pool:
+            futures = {
+                party: pool.submit(service.handle_phase, run_id, phase, document)
+                for party, service in self.services.items()
+            }
+            return {party: future.result() for party, future in futures.items()}
+
+    def run(self, run_id: int = 1) -> dict[str, dict[str, Any]]:
+        """Take a run through its phases; return the replies of the last one, or of the first that is not all ok."""
+        hellos: list[bytes] = []
+        for phase in PHASES:
+            replies = self.ask(phase, run_id, **({"hellos": hellos} if phase == "align" else {}))
+            if any(reply["status"] != "ok" for reply in replies.values()):
+                self.ask("close", run_id)
+                return replies
+            if phase == "hello":
+                hellos = [reply["hello"] for reply in replies.values()]
+        return replies
+
+
+def small_economy(customers: int = 1200, universe: int = 2000, seed: int = 3) -> dict[str, Table]:
+    """Return tables of a tax bureau, a registry and a bank whose customers are part of the others' universe."""
+    rng = np.random.default_rng(seed)
+    identifiers = [f"enterprise {number:05d}".encode() for number in rng.permutation(10 * universe)[:universe]]
+    turnover = rng.normal(size=universe)
+    turnover[rng.random(universe) < 0.1] = np.nan
+    margin = rng.normal(size=universe)
+    age = rng.gamma(2.0, 3.0, universe)
+    industry = np.array(["retail", "transport", "food", None], dtype=object)[rng.integers(0, 4, universe)]
+    own = rng.normal(size=universe)
+    logit = -1.0 + np.nan_to_num(turnover) - 0.7 * margin - 0.1 * age + 0.8 * own
+    label = (rng.random(universe) < 1.0 / (1.0 + np.exp(-logit))).astype(np.float64)
+    order = rng.permutation(universe)
+    bank = order[:customers]
+    return {
+        "bank": Table("bank", [identifiers[row] for row in bank], {"utilisation": own[bank]}, label[bank]),
+        "registry": Table(
+            "registry",
+            [identifiers[row] for row in order[10:]],
+            {"age": age[order[10:]], "industry": industry[order[10:]]},
+        ),
+        "tax": Table("tax", identifiers, {"turnover": turnover, "margin": margin}),
+    }

@@ -109,7 +109,7 @@ class FeatureHolder:
         tags = rows.tags.tobytes()
         for bank in self._banks:
             blinded = channel.receive(bank, payload.BlindedIdentifiers).elements
-            verify_quota(self._contract, bank, len(blinded) // ELEMENT_BYTES)
+            verify_quota(self._contract, self._party, bank, len(blinded) // ELEMENT_BYTES)
             evaluated = evaluate(key, blinded, workers=WORKERS)
             channel.send(bank, payload.EvaluatedIdentifiers(elements=evaluated))
             channel.send(bank, payload.RowTags(tags=tags))

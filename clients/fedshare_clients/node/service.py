@@ -22,11 +22,12 @@ from .feature_holder import FeatureHolder
 from .label_holder import LabelHolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from fedshare.contract.model import Contract
     from fedshare.identity.keys import IdentityKey
+    from fedshare.identity.session import Session
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Transport
@@ -53,8 +54,8 @@ class Platform(Protocol):
     def now(self) -> datetime:
         """Return the time, with its zone."""
 
-    def approved_contract(self, digest: str) -> tuple[Contract, Sequence[bytes]]:
-        """Return the contract that this party signed and every party's signed decision.
+    def approved_contract(self, digest: str) -> tuple[Contract, Mapping[str, bytes]]:
+        """Return the contract that this party signed, and every party's signed decision by party id.
 
         Raises:
             RefusedError: this party has not approved a contract with this digest.
