@@ -1,16 +1,15 @@
 """The ServerApp: moves a run of a contract through its phases and ends it with the first cause if one fails.
 
-It carries no payload: what parties tell one another goes through the Exchange, sealed. It runs as a process of its own
-that Flower starts for every run, finds the coordinator's records by ``FEDSHARE_SERVER_DATABASE``, and learns from them
-when the Exchange has ended the run. Nodes are addressed by the Flower key under which a party enrolled, so that a
-node cannot answer for another.
+It carries no payload: what parties tell one another goes through the Exchange, sealed. It runs as a process
+of its own that Flower starts for every run, finds the coordinator's records by
+``FEDSHARE_SERVER_DATABASE``, and learns from them when the Exchange has ended the run. Nodes are addressed
+by the Flower key under which a party enrolled, so that a node cannot answer for another.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography.hazmat.primitives.serialization import (
@@ -19,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
     load_ssh_public_key,
 )
+from fedshare.errors import ConfigError, RunFailedError
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedshare.errors import ConfigError, RunFailedError
 from fedshare_server.phases import Cause, Reply, Rounds
 from fedshare_server.storage import open_store
 
@@ -38,8 +37,8 @@ __all__ = ["DATABASE_VARIABLE", "RunStore", "app", "canonical_key", "drive"]
 DATABASE_VARIABLE: Final = "FEDSHARE_SERVER_DATABASE"
 POLL_SECONDS: Final = 0.2
 _LOOK_SECONDS: Final = 5.0
-# A SuperNode's heartbeat comes every 17.5 to 22.5 s and keeps it online for 60 s (flwr 1.41 common/constant.py):
-# one that is 40 s old means that the node is gone.
+# A SuperNode's heartbeat comes every 17.5 to 22.5 s and keeps it online for 60 s (flwr 1.41
+# common/constant.py): one that is 40 s old means that the node is gone.
 _LOST_WITH_SECONDS_LEFT: Final = 20.0
 PHASE_SECONDS: Final[dict[str, float]] = {
     "hello": 300.0,
@@ -112,7 +111,7 @@ def canonical_key(key: str | bytes) -> bytes:
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def drive(  # noqa: PLR0913  the run, its two neighbours and the clock
+def drive(
     grid: Link,
     store: RunStore,
     run_id: int,
@@ -234,8 +233,8 @@ def _reply(message: Message) -> Reply:
         if not code.isidentifier() or not reason:
             code, reason = "node_error", f"Flower reports error {message.error.code} at the node"
         return Reply("refused" if code in _REFUSALS else "failed", code, reason)
-    record = message.content.config_records.get("fedshare", {})
-    return Reply.from_record(dict(record))
+    records = message.content.config_records
+    return Reply.from_record(records.get("fedshare", ConfigRecord()))
 
 
 # The codes with which a node's executor refuses before our application is asked.
@@ -244,7 +243,7 @@ _REFUSALS: Final = frozenset({"bundle_carries_code", "bundle_differs", "run_conf
 app = ServerApp()
 
 
-@app.main()  # type: ignore[untyped-decorator]
+@app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one contract; the name and the signature are Flower's.
 
@@ -253,7 +252,6 @@ def main(grid: Grid, context: Context) -> None:
     """
     digest = str(context.run_config.get("contract_digest", ""))
     store = open_store(os.environ[DATABASE_VARIABLE])
-    cause = drive(grid, store, context.run_id, digest)  # type: ignore[arg-type]
+    cause = drive(grid, store, context.run_id, digest)
     if cause is not None:
         raise RunFailedError(str(cause))
-    store.add_event("finished", f"the run ended at {datetime.now(UTC):%H:%M:%S}", context.run_id)

@@ -1,9 +1,9 @@
 """The rounds of a run as a state machine: what to ask whom, and what the answers lead to.
 
-Pure: no clock, no Flower, no database. ``fedshare_server.app`` does the sending, the waiting and the storing.
-A run goes through ``PHASES`` in order; a phase ends when every party of the contract has answered ``ok``. The first
-refusal, failure, loss or abort is the *cause* and stays; after it only ``close`` is sent, with the cause as its reason,
-so that every party's run ends with the same sentence.
+Pure: no clock, no Flower, no database. ``fedshare_server.app`` does the sending, the waiting and the
+storing. A run goes through ``PHASES`` in order; a phase ends when every party of the contract has answered
+``ok``. The first refusal, failure, loss or abort is the *cause* and stays; after it only ``close`` is sent,
+with the cause as its reason, so that every party's run ends with the same sentence.
 
 Example::
 
@@ -128,7 +128,7 @@ class Rounds:
         reason = str(self.cause) if self.cause else ""
         hellos = tuple(self._hellos[party] for party in self.parties) if self.phase == "align" else ()
         request = Request(self.phase, self._digest, hellos, reason)
-        return {party: request for party in sorted(self.waiting)}
+        return dict.fromkeys(sorted(self.waiting), request)
 
     def accept(self, party: str, reply: Reply) -> None:
         """Take a party's answer to the current phase."""
@@ -137,7 +137,9 @@ class Rounds:
         if self.phase == "close":
             self._answered(party)
         elif reply.status != "ok":
-            self.fail(Cause(reply.status, reply.code or reply.status, reply.reason or "no reason given", party))
+            self.fail(
+                Cause(reply.status, reply.code or reply.status, reply.reason or "no reason given", party)
+            )
         elif reply.party and reply.party != party:
             # Prevent one party from speaking under another's Flower key.
             self.fail(Cause("failed", "wrong_party", "its node says that it is another party", party))

@@ -1,8 +1,9 @@
-"""The coordinator's Flower: a stock SuperLink and a stock executor for the ServerApp, as children of this process.
+"""The coordinator's Flower: a stock SuperLink and a stock executor, as children of this process.
 
-The SuperLink listens on loopback only, with a certificate made at every start; ``FleetGate`` stands in front of its
-fleet endpoints. Nodes authenticate with keys registered here; the executor knows a secret that is drawn at every start.
-Both children run in process groups of their own and end when this process ends, however it does.
+The SuperLink listens on loopback only, with a certificate made at every start; ``FleetGate`` stands in
+front of its fleet endpoints. Nodes authenticate with keys registered here; the executor knows a secret that
+is drawn at every start. Both children run in process groups of their own and end when this process ends,
+however it does.
 
 Example::
 
@@ -10,7 +11,8 @@ Example::
         superlink.register_node(public_key)
         run_id = superlink.start_run(contract_digest)
 
-Another process of the same host and user may build the same object, not start it, and use the control calls.
+Another process of the same host and user may build the same object, not start it, and use the control
+calls.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,19 +33,26 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fedshare.errors import ProtocolError, StorageError, UnavailableError
 from flwr.cli.build import build_fab_from_files
-from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from fedshare.errors import ConfigError, ProtocolError, StorageError, UnavailableError
 from fedshare_server.app import DATABASE_VARIABLE, canonical_key
 from fedshare_server.superlink_gate import FleetGate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import Self
 
 __all__ = ["Superlink", "SuperlinkSettings", "build_bundle"]
 
@@ -100,8 +108,11 @@ class SuperlinkSettings:
 
 
 def build_bundle() -> bytes:
-    """Return the Flower bundle of every run: a ZIP file with settings and no code, the same for every contract."""
-    files = {"pyproject.toml": _PYPROJECT.format(version=version("fedshare")).encode(), "README.md": _README.encode()}
+    """Return the Flower bundle of every run: a ZIP file with settings and no code, always the same."""
+    files = {
+        "pyproject.toml": _PYPROJECT.format(version=version("fedshare")).encode(),
+        "README.md": _README.encode(),
+    }
     fab, _ = build_fab_from_files(files)
     return bytes(fab)
 
@@ -114,7 +125,7 @@ class Superlink:
         self._children: list[subprocess.Popen[bytes]] = []
         self._gate: FleetGate | None = None
 
-    def __enter__(self) -> Superlink:
+    def __enter__(self) -> Self:
         """Start it."""
         self.start()
         return self
@@ -137,7 +148,7 @@ class Superlink:
         """
         try:
             self._settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_loopback_certificate(self._ca, self._key)
+            _write_loopback_certificate(self._ca, self._key, datetime.now(UTC))
             _write_private(self._secret, os.urandom(32))
             self._spawn(self._superlink_command())
             self._await_superlink()
@@ -205,7 +216,10 @@ class Superlink:
             UnavailableError: the SuperLink does not answer.
             ProtocolError: it does not take our bundle.
         """
-        request = StartRunRequest(fab=Fab(content=build_bundle()))
+        return self._submit(build_bundle(), contract_digest)
+
+    def _submit(self, bundle: bytes, contract_digest: str) -> int:
+        request = StartRunRequest(fab=Fab(content=bundle))
         request.override_config["contract_digest"].string = contract_digest
         with self._control() as control:
             response = control.StartRun(request)
@@ -231,7 +245,9 @@ class Superlink:
         with self._control() as control:
             run = control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
         parts = [run.status.status, run.status.sub_status]
-        return ":".join(part for part in parts if part) + (f": {run.status.details}" if run.status.details else "")
+        return ":".join(part for part in parts if part) + (
+            f": {run.status.details}" if run.status.details else ""
+        )
 
     @property
     def _address(self) -> str:
@@ -255,7 +271,14 @@ class Superlink:
             *("--host", "127.0.0.1", "--port", str(self._settings.superlink_port)),
             # The older gRPC endpoints start as well and cannot be turned off: loopback, any free port.
             *("--control-api-address", "127.0.0.1:0", "--fleet-api-address", "127.0.0.1:0"),
-            *("--ssl-ca-certfile", str(self._ca), "--ssl-certfile", str(self._ca), "--ssl-keyfile", str(self._key)),
+            *(
+                "--ssl-ca-certfile",
+                str(self._ca),
+                "--ssl-certfile",
+                str(self._ca),
+                "--ssl-keyfile",
+                str(self._key),
+            ),
             *("--enable-supernode-auth", "--isolation", "process"),
             *("--superexec-auth-secret-file", str(self._secret)),
             *("--database", str(self._settings.folder.resolve() / "flower.db")),
@@ -298,7 +321,8 @@ class Superlink:
                 return
             time.sleep(0.1)
         raise UnavailableError(
-            f"the SuperLink did not start on {self._address}; another process may have the port: see {self.log_file}"
+            f"the SuperLink did not start on {self._address}; another process may have the port: see "
+            f"{self.log_file}"
         )
 
     @contextmanager
@@ -319,7 +343,9 @@ class Superlink:
                 f"the SuperLink answered {error.response.status_code}: see {self.log_file}"
             ) from error
         except httpx.HTTPError as error:
-            raise UnavailableError(f"the SuperLink at {self._address} does not answer: `fedshare-server run`") from error
+            raise UnavailableError(
+                f"the SuperLink at {self._address} does not answer: `fedshare-server run`"
+            ) from error
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -333,9 +359,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             break
 
 
-def _write_loopback_certificate(certificate: Path, key_file: Path, now: Callable[[], datetime] | None = None) -> None:
-    """Write a certificate for 127.0.0.1 that is its own authority; nobody but this host's processes sees it."""
-    moment = now() if now else datetime.now(UTC)
+def _write_loopback_certificate(certificate: Path, key_file: Path, now: datetime) -> None:
+    """Write a certificate for 127.0.0.1 that is its own authority; only this host's processes see it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedshare loopback")])
     made = (
@@ -344,9 +369,11 @@ def _write_loopback_certificate(certificate: Path, key_file: Path, now: Callable
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(moment - timedelta(hours=1))
-        .not_valid_after(moment + timedelta(days=3650))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -361,5 +388,5 @@ def _write_loopback_certificate(certificate: Path, key_file: Path, now: Callable
 
 def _write_private(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)

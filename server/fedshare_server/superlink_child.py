@@ -1,4 +1,4 @@
-"""Runs Flower's stock SuperLink, ended when its parent ends: ``python -m fedshare_server.superlink_child PID ...``."""
+"""Runs Flower's stock SuperLink, ended when its parent (first argument: its process id) ends."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What of the SuperLink can be reached from outside: its fleet endpoints, and nothing else.
 
-Since 1.41 Flower serves the fleet, control and runtime APIs on one port, and the open-source control API lets anyone
-start runs. So the SuperLink listens on loopback, and this gate listens outside: it terminates TLS with the
-coordinator's certificate and forwards exactly the known fleet methods, unchanged, over TLS on loopback. Nodes
-authenticate to the SuperLink itself, by a signature in the headers that the gate passes on.
+Since 1.41 Flower serves the fleet, control and runtime APIs on one port, and the open-source control API
+lets anyone start runs. So the SuperLink listens on loopback, and this gate listens outside: it terminates
+TLS with the coordinator's certificate and forwards exactly the known fleet methods, unchanged, over TLS on
+loopback. Nodes authenticate to the SuperLink itself, by a signature in the headers that the gate passes on.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 import uvicorn
+from fedshare.errors import UnavailableError
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
-
-from fedshare.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +76,8 @@ class FleetGate:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Starlette(
-                    routes=[Route("/v1/fleet/{method}", self._forward, methods=["POST"])], lifespan=self._lifespan
+                    routes=[Route("/v1/fleet/{method}", self._forward, methods=["POST"])],
+                    lifespan=self._lifespan,
                 ),
                 host=bind,
                 port=port,
@@ -110,7 +110,8 @@ class FleetGate:
         if not self.is_alive:
             self.stop()
             raise UnavailableError(
-                f"cannot listen on {self._address}: another process has the port, or the address is not this host's"
+                f"cannot listen on {self._address}: another process has the port, or the address is not "
+                "this host's"
             )
 
     def stop(self) -> None:

@@ -1,9 +1,10 @@
 """The one module at the node that touches Flower's internal API; written against flwr 1.41.
 
-It speaks the SuperNode's runtime API: acquire a task, pull its input, push its reply, report how it ended, keep it
-alive meanwhile. ``flwr/supernode/runtime/run_clientapp.py`` is what it stands in for, with two differences: a bundle
-is handed over as bytes and never written to disk or put on the path, and a task that the SuperNode gave up ends the task,
-not the process. Run as ``python -m``, it is the SuperNode itself, ended when its parent ends.
+It speaks the SuperNode's runtime API: acquire a task, pull its input, push its reply, report how it ended,
+keep it alive meanwhile. ``flwr/supernode/runtime/run_clientapp.py`` is what it stands in for, with two
+differences: a bundle is handed over as bytes and never written to disk or put on the path, and a task that
+the SuperNode gave up ends the task, not the process. Run as ``python -m``, it is the SuperNode itself,
+ended when its parent ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import httpx
+from fedshare.errors import ConfigError, UnavailableError
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import (
@@ -33,10 +35,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
-from fedshare.errors import ConfigError, UnavailableError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Self
 
     from flwr.app import Context
     from flwr.supercore.protobuf.client import ProtobufClientInterceptor
@@ -56,7 +57,7 @@ def require_supported_flwr(version: str = package_version) -> None:
     """
     if not version.startswith(SUPPORTED_FLWR):
         raise ConfigError(
-            f"expected flwr {SUPPORTED_FLWR}x, found {version}: install the version that fedshare is pinned to"
+            f"expected flwr {SUPPORTED_FLWR}x, found {version}: install the version fedshare is pinned to"
         )
 
 
@@ -101,7 +102,9 @@ class Runtime:
             UnavailableError: the SuperNode does not answer or does not accept the secret.
         """
         with _boundary():
-            response = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            response = self._client.AcquireTask(
+                AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+            )
         if not response.HasField("task") or not response.token:
             return None
         return Task(
@@ -131,7 +134,7 @@ class Task:
         self._heart = threading.Thread(target=self._beat, name="task-heartbeat", daemon=True)
         self._failure = "the executor ended before the task did"
 
-    def __enter__(self) -> Task:
+    def __enter__(self) -> Self:
         """Start the heartbeat."""
         self._heart.start()
         return self
@@ -175,7 +178,7 @@ class Task:
             try:
                 self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
             except httpx.HTTPError:
-                continue  # The SuperNode waits for more than one; if it has gone, the executor's loop notices.
+                continue  # One may be missed; if the SuperNode has gone, the executor's loop notices.
 
 
 def error_reply(message: Message, code: str, reason: str) -> Message:
@@ -188,7 +191,9 @@ def _boundary() -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, RuntimeError) as error:
-        raise UnavailableError(f"the SuperNode's runtime API does not answer ({type(error).__name__})") from error
+        raise UnavailableError(
+            f"the SuperNode's runtime API does not answer ({type(error).__name__})"
+        ) from error
 
 
 def _run_supernode() -> None:

@@ -1,18 +1,17 @@
 """The ClientApp: one Flower message in, one phase of a run handled, one message out.
 
-``handle`` is what the node's executor calls, in its own process, after its gate has passed the bundle. ``app`` only
-gives Flower the object that the app table names; run by a stock executor it refuses, because nothing has checked the
-bundle then.
+``handle`` is what the node's executor calls, in its own process, after its gate has passed the bundle.
+``app`` only gives Flower the object that the app table names; run by a stock executor it refuses, because
+nothing has checked the bundle then.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from fedshare.errors import ProtocolError
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
-
-from fedshare.errors import ProtocolError
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -72,7 +71,7 @@ def _parse(message: Message, contract_digest: str) -> tuple[str, dict[str, Any]]
 app = ClientApp()
 
 
-@app.query("phase")  # type: ignore[untyped-decorator]
+@app.query("phase")
 def refuse(message: Message, _context: Context) -> Message:
     """Refuse to run without the executor gate; see docs/adr/0001-executor-gate.md."""
     reply = {

@@ -1,12 +1,13 @@
 """The gate: takes the tasks of the node's SuperNode and runs installed code only.
 
-A Flower bundle comes from the coordinator. A stock executor unpacks it, puts it first on the path and imports what
-its app table names, so whoever runs the coordinator would run code at every institution. This executor reads the bundle
-as data, in memory, and
+A Flower bundle comes from the coordinator. A stock executor unpacks it, puts it first on the path and
+imports what its app table names, so whoever runs the coordinator would run code at every institution. This
+executor reads the bundle as data, in memory, and
 
-1. refuses one that is not the bundle the run states (hash) or holds anything but ``pyproject.toml``, ``README.md``
-   and Flower's own manifest;
-2. refuses one whose app table names other components, or whose table says anything else that we do not expect;
+1. refuses one that is not the bundle the run states (hash) or holds anything but ``pyproject.toml``,
+   ``README.md`` and Flower's own manifest;
+2. refuses one whose app table names other components, or whose table says anything else that we do not
+   expect;
 3. refuses a run whose configuration says more than which contract is meant;
 4. hands the message to the *installed* ``fedshare_clients.node.app.handle``, in this process.
 
@@ -148,7 +149,7 @@ def verify_bundle(fab: bytes, fab_hash: str) -> None:
         fab_hash: SHA-256 that the run states, hex.
 
     Raises:
-        RefusedError: ``bundle_carries_code`` if it holds a file that is not expected, else ``bundle_differs``.
+        RefusedError: ``bundle_carries_code`` if it holds an unexpected file, else ``bundle_differs``.
     """
     if len(fab) > _MAX_BUNDLE_BYTES:
         raise _differs(f"it has {len(fab)} bytes, at most {_MAX_BUNDLE_BYTES} are expected")
@@ -158,7 +159,14 @@ def verify_bundle(fab: bytes, fab_hash: str) -> None:
         with zipfile.ZipFile(io.BytesIO(fab)) as archive:
             _verify_files(archive)
             table = tomllib.loads(archive.read("pyproject.toml").decode())
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+    ) as error:
         raise _differs("it is not a readable ZIP file") from error
     except (ValueError, KeyError, RecursionError) as error:
         raise _differs("its pyproject.toml is missing or not TOML in UTF-8") from error
@@ -172,8 +180,8 @@ def _verify_files(archive: zipfile.ZipFile) -> None:
         shown = ", ".join(repr(name[:80]) for name in unexpected[:3])
         raise RefusedError(
             "bundle_carries_code",
-            f"the bundle holds {len(unexpected)} file(s) besides pyproject.toml and README.md ({shown}); nothing of it was "
-            "run: the coordinator must start runs with `fedshare-server train`",
+            f"the bundle holds {len(unexpected)} file(s) besides pyproject.toml and README.md ({shown}); "
+            "nothing of it was run: the coordinator must start runs with `fedshare-server train`",
         )
     if len(set(names)) != len(names):
         raise _differs("it holds a file twice")
@@ -184,7 +192,11 @@ def _verify_files(archive: zipfile.ZipFile) -> None:
 def _verify_table(table: dict[str, Any]) -> None:
     flower = _table(_table(table, "tool"), "flwr")
     app = _table(flower, "app")
-    if table.keys() - {"project", "tool"} or _table(table, "tool").keys() != {"flwr"} or flower.keys() != {"app"}:
+    if (
+        table.keys() - {"project", "tool"}
+        or _table(table, "tool").keys() != {"flwr"}
+        or flower.keys() != {"app"}
+    ):
         raise _differs("its pyproject.toml has tables besides [project] and [tool.flwr.app]")
     if _table(app, "components") != COMPONENTS:
         raise _differs("its app table does not name the components that are installed here")
@@ -209,7 +221,11 @@ def verify_run_config(run_config: Mapping[str, object]) -> str:
         RefusedError: ``run_config_differs``: there is another key, or the value is no digest.
     """
     digest = run_config.get("contract_digest")
-    if run_config.keys() != {"contract_digest"} or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+    if (
+        run_config.keys() != {"contract_digest"}
+        or not isinstance(digest, str)
+        or not _DIGEST.fullmatch(digest)
+    ):
         raise RefusedError(
             "run_config_differs",
             "expected a run configuration with contract_digest, 64 hexadecimal digits, and nothing else",

@@ -1,8 +1,8 @@
 """The node's SuperNode: Flower's stock program as a child, in a process group of its own.
 
-It keeps the connection to the coordinator (TLS, the node's Flower key), and with ``--isolation process`` it starts
-nothing: tasks wait at its runtime API, on loopback, for whoever knows the secret, which is the executor beside it.
-The secret is drawn at every start and lives in the state folder (mode 0600).
+It keeps the connection to the coordinator (TLS, the node's Flower key), and with ``--isolation process`` it
+starts nothing: tasks wait at its runtime API, on loopback, for whoever knows the secret, which is the
+executor beside it. The secret is drawn at every start and lives in the state folder (mode 0600).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fedshare.errors import ConfigError, StorageError, UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Self
 
 __all__ = ["FLOWER_ENVIRONMENT", "SuperNode", "SuperNodeSettings"]
 
@@ -76,7 +77,7 @@ class SuperNode:
         """The child's process id, which is also its group's."""
         return None if self._process is None else self._process.pid
 
-    def __enter__(self) -> SuperNode:
+    def __enter__(self) -> Self:
         """Start it."""
         self.start()
         return self
@@ -102,8 +103,8 @@ class SuperNode:
             settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             secret_file = settings.folder / "executor.secret"
             secret_file.unlink(missing_ok=True)
-            with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(self.secret)
+            secret_file.touch(mode=0o600, exist_ok=False)
+            secret_file.write_bytes(self.secret)
             with self.log_file.open("wb") as log:
                 self._process = subprocess.Popen(
                     self._command(secret_file),
@@ -124,8 +125,8 @@ class SuperNode:
         """
         if self._process is None or self._process.poll() is not None:
             raise UnavailableError(
-                f"the SuperNode has ended; the coordinator at {self._settings.fleet_address} cannot be reached or does "
-                f"not know this node's Flower key: see {self.log_file}"
+                f"the SuperNode has ended; the coordinator at {self._settings.fleet_address} cannot be "
+                f"reached or does not know this node's Flower key: see {self.log_file}"
             )
 
     def stop(self) -> None:
