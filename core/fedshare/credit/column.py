@@ -23,7 +23,7 @@ import numpy as np
 
 from fedshare.errors import DataError
 
-from .values import MISSING, categorical_values, numeric_values
+from .values import categorical_values, numeric_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,5 +1,4 @@
-"""A feature holder's side of training: gradients of its own weights in, directions for the shared search
-out."""
+"""A feature holder's side of training: gradients of its own bins in, directions for the search out."""
 
 from __future__ import annotations
 
@@ -18,26 +17,28 @@ if TYPE_CHECKING:
 
     from fedshare.credit.bins import Design
 
-    from .penalty import ModelSettings
+    from .penalty import Cone, ModelSettings
 
 __all__ = ["HolderBlock"]
 
-# The second derivative of the log loss is p(1 - p), at most 1/4 (Boehning 1992); the holder does not know p.
-_CURVATURE = 0.25
+# The second derivative of the log loss is p(1 - p), at most 1/4 (Boehning 1992): where the estimate starts.
+_LARGEST_CURVATURE = 0.25
+_SMALLEST_CURVATURE = 0.001
 # Rows from which the shape of the Gram matrix is taken: enough for a preconditioner, whatever the universe.
 _GRAM_ROWS = 131_072
 
 
 class HolderBlock:
-    """The weights of one holder's bins, always a combination of the directions it has released.
+    """The weights of one holder's bins, a combination of the directions it has released.
 
-    In each iteration the holder first combines its directions as the bank found best, then turns the
-    gradient of the customers' loss into the next direction: Newton's step of its own block, with the
-    curvature of its universe scaled to the customers.
+    In each iteration the holder first combines its directions as the bank found best, then turns the gradient
+    of the customers' loss into the next direction: Newton's step of its own block. The Hessian it takes is the
+    Gram matrix of its universe, scaled to the customer counts and by the mean curvature of the loss, which it
+    estimates from how its own gradient changed.
 
-    In a ``cone`` run, where some holder's weights must be monotone, it releases points instead of
-    directions: the weights it would move to, projected onto its cone. Combinations with coefficients of at
-        least zero then obey the cone as well.
+    In a ``cone`` run, where some holder's weights must be monotone, it releases points instead of directions:
+    the weights it would move to, projected onto its cone. Combinations with coefficients of at least zero then
+    obey the cone as well.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class HolderBlock:
             cone: whether any holder's column in the contract is monotone.
 
         Raises:
-            ParameterError: the counts do not fit the design, a column is monotone in a run that is not a
-                cone run, or the penalty is refused.
+            ParameterError: the counts do not fit the design, a column is monotone in a run that is not a cone
+                run, or the penalty is refused.
         """
         if customer_counts.shape != (design.width,) or not np.isfinite(customer_counts).all():
             raise ParameterError(f"expected {design.width} finite customer counts, one per bin")
@@ -66,8 +67,10 @@ class HolderBlock:
             raise ParameterError("a monotone column needs a cone run at every party")
         self._matrix = OneHotMatrix(design.codes, design.width)
         self._penalty = penalty_matrix(design, settings)
-        self._curvature = _CURVATURE * _scaled_gram(design, customer_counts) + self._penalty
-        self._projection = _Projection(design, self._curvature) if cone else None
+        self._gram = _scaled_gram(design, customer_counts)
+        self._curvature = _LARGEST_CURVATURE
+        self._previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._cone = monotone_cone(design) if cone else None
         self._basis: list[NDArray[np.float64]] = []
         self.weights: NDArray[np.float64] = np.zeros(design.width)
 
@@ -84,7 +87,7 @@ class HolderBlock:
             raise ProtocolError(
                 f"expected {len(self._basis)} finite coefficients, found shape {coefficients.shape}"
             )
-        if self._projection and (coefficients < 0).any():
+        if self._cone and (coefficients < 0).any():
             raise ProtocolError("a negative coefficient would leave the monotone cone")
         self.weights = np.zeros_like(self.weights)
         for coefficient, vector in zip(coefficients, self._basis, strict=True):
@@ -101,11 +104,14 @@ class HolderBlock:
         """
         if gradient.shape != self.weights.shape or not np.isfinite(gradient).all():
             raise ProtocolError(
-                f"expected a finite gradient of {len(self.weights)} bins, found {gradient.shape}"
+                f"expected a finite gradient of {len(self.weights)} bins, found shape {gradient.shape}"
             )
+        self._estimate_curvature(gradient)
+        hessian = self._curvature * self._gram + self._penalty
         slope = gradient + self._penalty @ self.weights
-        step: NDArray[np.float64] = np.linalg.solve(self._curvature, -slope)
-        vector = self._projection.nearest(self.weights + step) if self._projection else step
+        vector = np.linalg.solve(hessian, -slope).astype(np.float64)
+        if self._cone:
+            vector = _nearest(self.weights + vector, self._cone, hessian)
         self._basis.append(vector)
         return vector
 
@@ -118,34 +124,39 @@ class HolderBlock:
         """Return X v for ``vector`` of shape ``[m]``: the partial score of every row, shape ``[n]``."""
         return self._matrix.times(vector)
 
+    def _estimate_curvature(self, gradient: NDArray[np.float64]) -> None:
+        """Move the curvature half-way, on a log scale, to what the last move of the weights showed.
 
-class _Projection:
-    """The nearest weights in the cone, in the metric of the block's curvature: a nonnegative least-squares
-    problem."""
+        The change of the gradient along the move, over its length in the Gram matrix, is the mean p(1 - p) where
+        the customers are, up to what the other parties' moves added.
+        """
+        if self._previous:
+            move = self.weights - self._previous[0]
+            along = float(move @ (gradient - self._previous[1]))
+            length = float(move @ self._gram @ move)
+            if along > 0.0 and length > 0.0:
+                shown = float(np.sqrt(self._curvature * along / length))
+                self._curvature = min(max(shown, _SMALLEST_CURVATURE), _LARGEST_CURVATURE)
+        self._previous = (self.weights.copy(), gradient.copy())
 
-    def __init__(self, design: Design, metric: NDArray[np.float64]) -> None:
-        cone = monotone_cone(design)
-        self._basis = cone.basis
-        self._nonnegative = cone.nonnegative
-        self._root = np.linalg.cholesky(metric).T
-        image = self._root @ cone.basis
-        # The free variables are solved for exactly; what they can reach is projected out of the rest.
-        self._free = np.linalg.qr(image[:, ~cone.nonnegative])
-        self._image = image
-        reach = self._free.Q
-        bounded = image[:, cone.nonnegative]
-        self._bounded = bounded - reach @ (reach.T @ bounded)
 
-    def nearest(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weights of the cone nearest to ``weights``, shape ``[m]``."""
-        target = self._root @ weights
-        variables = np.zeros_like(weights)
-        if self._nonnegative.any():
-            variables[self._nonnegative], _ = nnls(self._bounded, target, maxiter=10 * len(weights))
-        rest = target - self._image[:, self._nonnegative] @ variables[self._nonnegative]
-        variables[~self._nonnegative] = np.linalg.solve(self._free.R, self._free.Q.T @ rest)
-        nearest: NDArray[np.float64] = self._basis @ variables
-        return nearest
+def _nearest(weights: NDArray[np.float64], cone: Cone, metric: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of the cone nearest to ``weights`` in the metric: nonnegative least squares.
+
+    The free variables are solved for exactly: what they can reach is projected out of the bounded ones.
+    """
+    root = np.linalg.cholesky(metric).T
+    image = np.asarray(root @ cone.basis)
+    target = root @ weights
+    bounded, free = image[:, cone.nonnegative], image[:, ~cone.nonnegative]
+    reach, triangle = np.linalg.qr(free)
+    variables = np.zeros_like(weights)
+    if cone.nonnegative.any():
+        steps, _ = nnls(bounded - reach @ (reach.T @ bounded), target - reach @ (reach.T @ target))
+        variables[cone.nonnegative] = steps
+        target = target - bounded @ steps
+    variables[~cone.nonnegative] = np.linalg.solve(triangle, reach.T @ target)
+    return np.asarray(cone.basis @ variables, dtype=np.float64)
 
 
 def _scaled_gram(design: Design, customer_counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -104,7 +104,6 @@ class LabelHolderModel:
         self._variables = np.zeros(design.width + 1)
         self._variables[-1] = _log_odds(outcome[mask], weight[mask])
         self._objectives: list[float] = []
-        self._holdout_losses: list[float] = []
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -176,15 +175,12 @@ class LabelHolderModel:
         precision = _PRECISION * max(self._settings.tolerance, 1e-12) * total
         self._variables = minimise(objective, self._variables, bounded, precision)
         self._objectives.append(objective.value(self._variables) / total)
-        holdout_loss = self._loss(~train)
-        if holdout_loss is not None:
-            self._holdout_losses.append(holdout_loss)
         reason = self._stop_reason()
         return Step(
             coefficients=self.coefficients,
             objective=self._objectives[-1],
             train_loss=self._loss(train) or 0.0,
-            holdout_loss=holdout_loss,
+            holdout_loss=self._loss(~train),
             stop=bool(reason),
             reason=reason or "improving",
         )

@@ -1,9 +1,9 @@
 """The minimum of a smooth convex function, some of whose variables must not be negative.
 
-Source: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J. Control
-and Optimization 20 (1982), section 2. Each step solves Newton's equations over the variables that are not held at
-zero, then searches back along the projected path; every step lowers the function. Without bounds it is Newton's
-method with a line search.
+Source: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J.
+Control and Optimization 20 (1982), section 2. Each step solves Newton's equations over the variables that
+are not held at zero, then searches back along the projected path; every step lowers the function. Without
+bounds it is Newton's method with a line search.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def minimise(
     return point
 
 
-def _search(
+def _search(  # noqa: PLR0917 - the state of one step
     function: ConvexFunction,
     point: NDArray[np.float64],
     value: float,
@@ -78,7 +78,7 @@ def _search(
     step: NDArray[np.float64],
     nonnegative: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the first point back along the projected path that is low enough, and its value; or the start."""
+    """Return the first point back along the projected path that is low enough, with its value."""
     length = 1.0
     while length > _SMALLEST_STEP:
         moved = point + length * step

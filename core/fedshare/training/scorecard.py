@@ -43,7 +43,7 @@ def centralised_fit(
     training: NDArray[np.bool_],
     settings: ModelSettings,
 ) -> LabelHolderModel:
-    """Return the exact optimum of the same objective on pooled columns, which no party of a run could compute.
+    """Return the exact optimum of the same objective on pooled columns, which no party could compute.
 
     Args:
         labels: 0 or 1 per customer, shape ``[c]``.
