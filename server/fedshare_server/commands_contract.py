@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import yaml
-from fedshare.contract.model import Contract
 
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare_server.commands import open_state, print_table
-from fedshare_server.drafting import complete
+from fedshare_server.drafting import complete, installed_code_digest
 from fedshare_server.service_contracts import contract_status
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from fedshare.contract.model import Contract
     from fedshare_server.storage import ContractRecord, DecisionRecord
 
 __all__ = ["draft", "show", "status"]
@@ -46,7 +47,8 @@ def show(arguments: argparse.Namespace) -> int:
     with open_state(arguments.state) as state:
         record = state.store.resolve_contract(arguments.contract)
         decisions = state.store.decisions(record.digest)
-    print(render(Contract.model_validate_json(record.canonical)))
+    print(f"# digest {record.digest}")
+    print(_render(parse_contract(record.canonical)), end="")
     words = {decision.party: "approved" if decision.approved else "rejected" for decision in decisions}
     print()
     print_table(("PARTY", "DECISION"), [(party, words.get(party, "-")) for party in record.parties])
@@ -73,6 +75,14 @@ def _line(record: ContractRecord, decisions: Sequence[DecisionRecord], now: date
         record.digest[:12],
         contract_status(record, decisions, now),
         *(", ".join(names) for names in (approved, rejected, waiting)),
+    )
+
+
+def _render(contract: Contract) -> str:
+    """Return the contract as YAML, one line per column."""
+    document = contract.model_dump(mode="json")
+    return str(
+        yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=160)
     )
 
 

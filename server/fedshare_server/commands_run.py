@@ -6,9 +6,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError, RunFailedError
 from fedshare_server.commands import open_state, print_table
-from fedshare_server.serve import serve, superlink_of
 from fedshare_server.service_contracts import contract_status
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ _POLL_SECONDS = 1.0
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes or a part of the group dies."""
+    from fedshare_server.serve import serve  # noqa: PLC0415  Flower takes a second to import
+
     with open_state(arguments.state) as state:
         serve(state, arguments.ready_file or state.folder.ready_file)
     return 0
@@ -32,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a run of a contract that every party has approved."""
+    from fedshare_server.serve import superlink_of  # noqa: PLC0415  Flower takes a second to import
+
     with open_state(arguments.state) as state:
         contract = state.store.resolve_contract(arguments.contract)
         _require_approval(state.store, contract)
@@ -110,16 +114,20 @@ def follow(
 
 def _require_approval(store: Store, contract: ContractRecord) -> None:
     """Refuse to start what a node would refuse anyway, before anyone is bothered."""
-    status = contract_status(contract, store.decisions(contract.digest), datetime.now(UTC))
-    if status == "approved":
-        return
-    approved = {decision.party for decision in store.decisions(contract.digest) if decision.approved}
-    missing = ", ".join(party for party in contract.parties if party not in approved)
-    raise RefusedError(
-        f"contract_{status}",
-        f"contract {contract.name} ({contract.digest[:12]}) is {status}; a run needs every party's approval "
-        f"within its validity{', missing: ' + missing if missing else ''}",
-    )
+    name, now = f"contract {contract.name} ({contract.digest[:12]})", datetime.now(UTC)
+    decisions = store.decisions(contract.digest)
+    status = contract_status(contract, decisions, now)
+    if status != "approved":
+        approved = {decision.party for decision in decisions if decision.approved}
+        missing = ", ".join(party for party in contract.parties if party not in approved)
+        raise RefusedError(
+            f"contract_{status}",
+            f"{name} is {status}: a run needs the approval of every party, within the contract's validity"
+            + (f"; missing: {missing}" if missing else ""),
+        )
+    valid_from = parse_contract(contract.canonical).valid_from
+    if now < valid_from:
+        raise RefusedError("contract_not_yet_valid", f"{name} is valid from {valid_from:%Y-%m-%d %H:%M} UTC")
 
 
 def _line(progress: ProgressRecord) -> str:

@@ -1,42 +1,43 @@
-"""From what an author writes to a contract that parties can sign: keys, code digest and nonce are filled in.
+"""From what an author writes to a contract that parties can sign: keys, code digest and nonce filled in.
 
-Nothing else is changed, and nothing that enrolment knows may be written by hand: a key in the file is refused, so
-that a contract never names a key that its institution did not bring itself.
+Nothing else is changed, and nothing that enrolment knows may be written by hand: a key in the file is refused,
+so that a contract never names a key that its institution did not bring itself.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedshare.contract.model import Contract
-from pydantic import ValidationError
-
+from fedshare.contract.codedigest import code_digest
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
+from fedshare.identity.certificates import public_key_digest, read_public_key
+from fedshare.identity.keys import encode_public_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from fedshare.contract.model import Contract
     from fedshare_server.storage import PartyRecord
 
-__all__ = ["DEFAULT_RETENTION_DAYS", "DEFAULT_VALIDITY", "complete"]
+__all__ = ["DEFAULT_VALIDITY", "complete", "installed_code_digest"]
 
 DEFAULT_VALIDITY = timedelta(days=90)
 """How long a contract is valid if its author does not say; it begins with the draft."""
 
-DEFAULT_RETENTION_DAYS = 365
-"""How long a node keeps what a run left if the author does not say."""
-
-_FROM_ENROLMENT = ("identity_key", "flower_key", "certificate")
+_PACKAGES = ("fedshare", "fedshare_clients", "fedshare_server")
+_FROM_ENROLMENT = ("identity_key", "flower_key")
 
 
 def complete(
     document: object,
     enrolled: Mapping[str, PartyRecord],
-    code_digest: str,
+    installed: str,
     now: datetime,
     randomness: Callable[[int], bytes],
 ) -> Contract:
@@ -45,13 +46,13 @@ def complete(
     Args:
         document: what the author's YAML says.
         enrolled: the parties by id.
-        code_digest: of the installed code, used if the author names none.
+        installed: the digest of the installed code, used if the author names none.
         now: when the validity begins by default.
         randomness: gives the nonce.
 
     Raises:
-        ConfigError: a party is not enrolled or has another role, the author wrote a key or a nonce, or the whole is
-            no valid contract; the message names the field.
+        ConfigError: a party is not enrolled or has another role, the author wrote a key or a nonce, or the
+            whole is no valid contract; the message names the field.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("parties"), list):
         raise ConfigError("expected a contract: a mapping with a list of parties")
@@ -59,21 +60,25 @@ def complete(
         raise ConfigError("nonce: is drawn when the contract is drafted: leave it out")
     begin = now.replace(microsecond=0)
     filled = {
-        "version": 1,
         "valid_from": begin.isoformat(),
         "valid_until": (begin + DEFAULT_VALIDITY).isoformat(),
-        "retention_days": DEFAULT_RETENTION_DAYS,
-        "code_digest": code_digest,
+        "code_digest": installed,
         **document,
         "parties": [_with_keys(party, enrolled) for party in document["parties"]],
         "nonce": randomness(32).hex(),
     }
-    try:
-        return Contract.model_validate(filled)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{field + ': ' if field else ''}{first['msg']}") from error
+    return parse_contract(filled)
+
+
+def installed_code_digest() -> str:
+    """Return the code digest of the distribution that runs here, the three packages of one wheel."""
+    folders = []
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"the package {name} is not installed here: install the whole distribution")
+        folders.append(Path(spec.submodule_search_locations[0]))
+    return code_digest(folders)
 
 
 def _with_keys(party: object, enrolled: Mapping[str, PartyRecord]) -> dict[str, Any]:
@@ -92,7 +97,6 @@ def _with_keys(party: object, enrolled: Mapping[str, PartyRecord]) -> dict[str, 
         raise ConfigError(f"party {name} is enrolled as {record.role}: found another role in the contract")
     return {
         **party,
-        "identity_key": base64.b64encode(record.identity_key).decode(),
-        "flower_key": record.flower_key,
-        "certificate": record.certificate_digest,
+        "identity_key": encode_public_key(record.identity_key),
+        "flower_key": public_key_digest(read_public_key(record.flower_key.encode())),
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from fedshare_server.commands import State
     from fedshare_server.config import ServerConfig, StateFolder
+    from fedshare_server.storage import Store
 
 __all__ = ["serve", "superlink_of"]
 
@@ -54,9 +55,12 @@ def serve(state: State, ready_file: Path) -> None:
         authority = load_authority(state.folder, _now())
         superlink = superlink_of(state)
         stack.callback(superlink.stop)
+        _end_orphans(store)
         superlink.start()
         for party in store.parties():
             superlink.register_node(party.flower_key)
+        exchange = ExchangeService(store)
+        stack.callback(exchange.stop)
         enrolment = EnrolmentService(store, authority, settings, superlink.register_node, _now)
         server = start_grpc(
             f"{settings.bind}:{settings.grpc_port}",
@@ -65,10 +69,11 @@ def serve(state: State, ready_file: Path) -> None:
             [
                 partial(add_EnrolmentServiceServicer_to_server, enrolment),
                 partial(add_ContractServiceServicer_to_server, ContractService(store, _now)),
-                partial(add_ExchangeServiceServicer_to_server, ExchangeService(store)),
+                partial(add_ExchangeServiceServicer_to_server, exchange),
             ],
         )
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait())
+        stack.callback(_end_runs, store, exchange)
         stack.enter_context(_ready(settings, ready_file))
         while not stopping.wait(_WATCH_SECONDS):
             superlink.verify_alive()
@@ -89,6 +94,20 @@ def superlink_of(state: State) -> Superlink:
             bind=state.settings.bind,
         )
     )
+
+
+def _end_orphans(store: Store) -> None:
+    """End the runs whose ServerApp died with an earlier coordinator, so that their parties hear of it."""
+    for run in store.runs():
+        if run.status == "running":
+            store.abort(run.run_id, "the coordinator was restarted during the run: train again")
+
+
+def _end_runs(store: Store, exchange: ExchangeService) -> None:
+    """Tell every party of a run that the coordinator goes; called while the streams are open."""
+    for run in store.runs():
+        if run.status == "running":
+            exchange.exchange.abort(run.run_id, "the coordinator was stopped during the run: train again")
 
 
 def _now() -> datetime:

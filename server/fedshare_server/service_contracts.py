@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedshare.contract.model import Contract
-
+from fedshare.contract.model import parse_contract
+from fedshare.contract.signing import verify_decision
 from fedshare.errors import ProtocolError, RefusedError
 from fedshare.wire.v1 import contracts_pb2 as wire
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer
@@ -34,7 +34,7 @@ def contract_status(record: ContractRecord, decisions: Sequence[DecisionRecord],
     """Return where a contract stands: ``proposed``, ``approved``, ``rejected`` or ``expired``."""
     if any(not decision.approved for decision in decisions):
         return "rejected"
-    if now >= Contract.model_validate_json(record.canonical).valid_until:
+    if now >= parse_contract(record.canonical).valid_until:
         return "expired"
     approved = {decision.party for decision in decisions}
     return "approved" if approved == set(record.parties) else "proposed"
@@ -125,4 +125,13 @@ class ContractService(ContractServiceServicer):
         )
 
     def _verify_signature(self, record: ContractRecord, party: str, approved: bool, envelope: bytes) -> None:
-        raise NotImplementedError
+        key = parse_contract(record.canonical).party(party).identity_key_bytes()
+        enrolled = self.store.find_party(party)
+        if enrolled is None or enrolled.identity_key != key:
+            raise RefusedError(
+                "party_key_differs",
+                f"contract {record.digest[:12]} names an earlier key of {party}: have it drafted again",
+            )
+        signed = verify_decision(envelope, party, key)
+        if (signed.contract_digest, signed.verdict) != (record.digest, "approve" if approved else "reject"):
+            raise ProtocolError("the signed decision is about another contract, or says something else")

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
 
 from fedshare.errors import ProtocolError, RefusedError
-from fedshare.identity.certificates import issue_client, public_key_digest, read_request, to_pem
+from fedshare.identity.certificates import (
+    issue_client,
+    public_key_digest,
+    public_key_to_pem,
+    read_public_key,
+    read_request,
+    to_pem,
+)
+from fedshare.identity.keys import verify_signature
 from fedshare.wire.v1 import enrolment_pb2 as wire
 from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from fedshare_server.interceptor import peer
@@ -45,7 +50,7 @@ class EnrolmentService(EnrolmentServiceServicer):
         store: where parties and invitations are kept.
         authority: issues the certificate.
         settings: how long a certificate is valid.
-        register_node: makes a Flower node's public key (PEM or OpenSSH) known to the SuperLink.
+        register_node: makes a Flower node's public key (PEM) known to the SuperLink.
         now: the clock.
     """
 
@@ -90,7 +95,7 @@ class EnrolmentService(EnrolmentServiceServicer):
             timedelta(days=self.settings.certificate_days),
             os.urandom,
         )
-        self.register_node(request.flower_key)  # 4
+        self.register_node(flower_key.encode())  # 4
         party = PartyRecord(
             request.party, role, request.identity_key, flower_key, public_key_digest(key), now
         )
@@ -109,23 +114,12 @@ def _verify_identity(request: wire.EnrolRequest) -> None:
     unsigned = wire.EnrolRequest()
     unsigned.CopyFrom(request)
     unsigned.ClearField("signature")
-    try:
-        key = Ed25519PublicKey.from_public_bytes(request.identity_key)
-        key.verify(request.signature, unsigned.SerializeToString(deterministic=True))
-    except (ValueError, InvalidSignature) as error:
-        raise ProtocolError(
-            "the request is not signed by its identity key (Ed25519): run `fedshare-node enrol` again"
-        ) from error
+    verify_signature(request.identity_key, request.signature, unsigned.SerializeToString(deterministic=True))
 
 
 def _flower_key(text: bytes) -> str:
-    """Return the Flower key as text after checking that it is one."""
-    load = load_ssh_public_key if text.startswith(b"ecdsa-") else load_pem_public_key
-    try:
-        key = load(text)
-        decoded = text.decode("ascii").strip()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ProtocolError("the Flower key does not parse: expected OpenSSH or PEM text") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+    """Return the Flower key in its one form, PEM."""
+    key = read_public_key(text)
+    if not isinstance(key.curve, ec.SECP384R1):
         raise ProtocolError("the Flower key is of another kind: expected ECDSA on NIST P-384")
-    return decoded
+    return public_key_to_pem(key).decode()

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -31,6 +31,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -52,9 +54,11 @@ __all__ = [
     "issue_server",
     "key_to_pem",
     "public_key_digest",
+    "public_key_to_pem",
     "read_authority",
     "read_client",
     "read_key",
+    "read_public_key",
     "read_request",
     "to_pem",
 ]
@@ -242,6 +246,27 @@ def read_client(pem: bytes) -> ClientName:
             "the client certificate was not issued by enrolment: it must name one party and one role"
         )
     return ClientName(str(names[0].value), str(roles[0].value), public_key_digest(key))
+
+
+def read_public_key(text: bytes) -> ec.EllipticCurvePublicKey:
+    """Return an ECDSA public key in PEM or OpenSSH text, e.g. a Flower node's.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    load = load_ssh_public_key if text.startswith(b"ecdsa-") else load_pem_public_key
+    try:
+        key = load(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ProtocolError("the public key does not parse: expected OpenSSH or PEM text") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ProtocolError("expected an ECDSA public key, found another kind of key")
+    return key
+
+
+def public_key_to_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return ``key`` as SubjectPublicKeyInfo in PEM."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def public_key_digest(key: ec.EllipticCurvePublicKey) -> str:

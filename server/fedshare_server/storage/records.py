@@ -27,7 +27,7 @@ class PartyRecord:
         party: its id.
         role: ``feature_holder`` or ``label_holder``.
         identity_key: Ed25519 public key, 32 bytes.
-        flower_key: its Flower node's public key, OpenSSH or PEM text.
+        flower_key: its Flower node's public key, PEM.
         certificate_digest: SHA-256 of its TLS public key, hex.
         enrolled_at: when.
     """
