@@ -20,11 +20,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedshare.audit.hashing import HASH_BYTES, leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.notes import decode_base64
@@ -32,15 +28,17 @@ from fedshare.audit.proofs import inclusion_proof, root_from_inclusion
 from fedshare.audit.statements import parse_statement
 from fedshare.audit.tiles import MAX_ENTRY_BYTES
 from fedshare.errors import ParameterError, ProtocolError
+from fedshare.identity import dsse
+from fedshare.identity.dsse import pre_authentication_encoding
+from fedshare.identity.keys import verify_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from fedshare.audit.statements import Statement
+    from fedshare.identity.keys import IdentityKey
 
-__all__ = ["BATCH_TYPE", "MAX_BATCH", "PAYLOAD_TYPE", "Entry", "EntrySigner", "EntryVerifier", "key_id"]
+__all__ = ["BATCH_TYPE", "MAX_BATCH", "PAYLOAD_TYPE", "Entry", "EntrySigner", "EntryVerifier"]
 
 PAYLOAD_TYPE = "application/vnd.fedshare.audit.statement.v1+json"
 BATCH_TYPE = "application/vnd.fedshare.audit.batch.v1+json"
@@ -48,18 +46,8 @@ MAX_BATCH = 2**16
 _MAX_CACHED_BATCHES = 4096
 
 
-def key_id(public: bytes) -> str:
-    """Return the hint by which an entry names its key: SHA-256 of the 32-byte public key, in hex."""
-    return sha256(public).hexdigest()
-
-
-def _encoding(payload_type: str, payload: bytes) -> bytes:
-    """Return PAE(type, payload) (DSSE v1.0.2, "Signature Definition")."""
-    return b"DSSEv1 %d %s %d %s" % (len(payload_type), payload_type.encode(), len(payload), payload)
-
-
 def _batch_encoding(root: bytes, size: int) -> bytes:
-    return _encoding(BATCH_TYPE, b'{"root":"%s","size":%d}' % (root.hex().encode(), size))
+    return pre_authentication_encoding(BATCH_TYPE, b'{"root":"%s","size":%d}' % (root.hex().encode(), size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +90,12 @@ class Entry:
             raise ProtocolError(f"expected an entry of type {PAYLOAD_TYPE}")
         payload = decode_base64(_expect(value["payload"], str), "a payload")
         sig = decode_base64(_expect(signature["sig"], str), "a signature")
-        return cls(parse_statement(payload), sig, _encoding(PAYLOAD_TYPE, payload), is_batched=False)
+        return cls(
+            parse_statement(payload),
+            sig,
+            pre_authentication_encoding(PAYLOAD_TYPE, payload),
+            is_batched=False,
+        )
 
     @classmethod
     def _parse_member(cls, value: dict[str, object]) -> Entry:
@@ -115,7 +108,7 @@ class Entry:
             raise ProtocolError(f"expected a batch of at most {MAX_BATCH} statements, found {size}")
         proof = decode_base64(_expect(value["proof"], str), "a proof")
         root = root_from_inclusion(
-            leaf_hash(_encoding(PAYLOAD_TYPE, payload)),
+            leaf_hash(pre_authentication_encoding(PAYLOAD_TYPE, payload)),
             _expect(value["index"], int),
             size,
             [proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES)],
@@ -143,9 +136,9 @@ class EntrySigner:
 
     __slots__ = ("_key", "key_id")
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: IdentityKey) -> None:
         self._key = key
-        self.key_id = key_id(key.public_key().public_bytes_raw())
+        self.key_id = dsse.key_id(key.public_bytes())
 
     def __repr__(self) -> str:
         return f"EntrySigner({self.key_id})"
@@ -156,15 +149,7 @@ class EntrySigner:
         Raises:
             ParameterError: it is too long for the log.
         """
-        payload = statement.to_bytes()
-        signature = self._key.sign(_encoding(PAYLOAD_TYPE, payload))
-        return _to_entry(
-            {
-                "payload": base64.b64encode(payload).decode(),
-                "payloadType": PAYLOAD_TYPE,
-                "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(signature).decode()}],
-            }
-        )
+        return _expect_fit(dsse.sign(PAYLOAD_TYPE, statement.to_bytes(), self._key))
 
     def sign_batch(self, statements: Sequence[Statement]) -> list[bytes]:
         """Return the entries of statements of one issuer, in order, under one signature.
@@ -175,7 +160,7 @@ class EntrySigner:
         if not 1 <= len(statements) <= MAX_BATCH:
             raise ParameterError(f"expected 1 to {MAX_BATCH} statements in a batch, found {len(statements)}")
         payloads = [statement.to_bytes() for statement in statements]
-        leaves = [leaf_hash(_encoding(PAYLOAD_TYPE, payload)) for payload in payloads]
+        leaves = [leaf_hash(pre_authentication_encoding(PAYLOAD_TYPE, payload)) for payload in payloads]
         size = len(leaves)
         signature = self._key.sign(_batch_encoding(root_of_leaves(leaves), size))
         batch = {"keyid": self.key_id, "sig": base64.b64encode(signature).decode(), "size": size}
@@ -199,7 +184,10 @@ class EntrySigner:
 
 
 def _to_entry(value: object) -> bytes:
-    entry = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return _expect_fit(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _expect_fit(entry: bytes) -> bytes:
     if len(entry) > MAX_ENTRY_BYTES:
         raise ParameterError(f"expected an entry of at most {MAX_ENTRY_BYTES} bytes, found {len(entry)}")
     return entry
@@ -221,8 +209,8 @@ class EntryVerifier:
         if entry.is_batched and batch in self._batches:
             return
         try:
-            Ed25519PublicKey.from_public_bytes(public).verify(entry.signature, entry.message)
-        except (InvalidSignature, ValueError) as error:
+            verify_signature(public, entry.signature, entry.message)
+        except ProtocolError as error:
             raise ProtocolError(
                 f"the entry in the name of {entry.statement.issuer} is not signed with its key"
             ) from error

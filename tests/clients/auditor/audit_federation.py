@@ -24,6 +24,7 @@ from fedshare.audit.statements import (
     RunOpened,
 )
 from fedshare.audit.storage import FolderSource
+from fedshare.identity.keys import IdentityKey
 from fedshare_clients.auditor.verify import verify_log
 from fedshare_clients.auditor.witness import Witness
 
@@ -85,7 +86,7 @@ class Federation:
         """Have ``issuer`` say something; returns the entry's index."""
         self.now += 1
         statement = kind(issuer=issuer, issued_at=at or self.now, **fields)
-        self.entries.append(EntrySigner(key_of(signed_by or issuer)).sign(statement))
+        self.entries.append(EntrySigner(IdentityKey(key_of(signed_by or issuer))).sign(statement))
         return len(self.entries) - 1
 
     def enrol(self):

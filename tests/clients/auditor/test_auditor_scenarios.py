@@ -22,6 +22,7 @@ from fedshare.audit.statements import (
     Scoring,
 )
 from fedshare.audit.tiles import bundle_path, encode_bundle, tile_path
+from fedshare.identity.keys import IdentityKey
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_truncating_and_signing_again_is_refused_by_a_witness_and_found_with_an_
 def test_a_fork_gets_no_quorum_and_is_found_with_the_other_institution_s_checkpoint(federation):
     federation.honest().log()
     before = (federation.path / "checkpoint").read_bytes()
-    forged = EntrySigner(key_of("bank-a")).sign(Refusal(issuer="bank-a", issued_at=1, code="x"))
+    forged = EntrySigner(IdentityKey(key_of("bank-a"))).sign(Refusal(issuer="bank-a", issued_at=1, code="x"))
     other = [*federation.entries[:-1], forged, *federation.entries[-1:]]
     fork = federation.folder / "fork"
     federation.log(fork, other, batch=len(other))
