@@ -1,0 +1,309 @@
+"""``fedshare-node``: parse, call, print. Exit codes are those of ``fedshare.errors``; see ``docs/operating-node.md``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+from fedshare.errors import ConfigError, FedshareError
+from fedshare.identity.keys import fingerprint
+
+from .config import load_config
+from .state import NodeState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .config import NodeConfig
+
+__all__ = ["main"]
+
+_EPILOG = """\
+A node is set up in this order: write node.yaml (samples in deploy/node), init, data check, enrol, contract show,
+contract approve, run.
+
+exit codes: 0 done, 2 fix a setting or the command line, 3 fix the data, 4 refused by a party or the coordinator,
+5 altered or malformed bytes from a peer, 6 something cannot be reached (try again), 7 the run failed, 8 the disk
+refused, 1 anything else
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except FedshareError as error:
+        if options.debug:
+            raise
+        _complain(options, str(error), error.exit_code)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        # What it says may quote data, so only its kind is shown.
+        _complain(options, f"unexpected {type(error).__name__}; run it again with --debug and report it", 1)
+        return 1
+
+
+def _complain(options: argparse.Namespace, message: str, exit_code: int) -> None:
+    if options.json:
+        print(json.dumps({"error": message, "exit_code": exit_code}))
+    else:
+        print(f"fedshare-node: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedshare-node",
+        description="An institution's node: its keys, its data, the contracts it signs and the runs it takes part in.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("node.yaml"),
+        metavar="FILE",
+        help="this node's settings (default: %(default)s)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(
+        commands, "init", "make the state folder and this node's keys; keeps those that are there", _init
+    )
+    enrol = _command(commands, "enrol", "exchange an invitation for this node's certificate", _enrol)
+    enrol.add_argument(
+        "invitation", type=Path, metavar="INVITATION", help="the file from the coordinator's operator"
+    )
+    data = commands.add_parser("data", help="this institution's rows").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    check = _command(data, "check", "read the rows and list everything that a run would refuse", _data_check)
+    check.add_argument(
+        "--minimum-cohort",
+        type=_count,
+        default=30,
+        metavar="N",
+        help="rows that each bin must have; the contract decides in a run (default: %(default)s)",
+    )
+    _contract_commands(commands)
+    _command(commands, "run", "take part in runs until stopped (SIGTERM or Ctrl-C)", _run)
+    _command(commands, "status", "what this node is, has decided and has run; asks nobody", _status)
+    return parser
+
+
+def _contract_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    contract = commands.add_parser("contract", help="what this institution agrees to")
+    verbs = contract.add_subparsers(required=True, metavar="COMMAND")
+    _command(verbs, "list", "the contracts that name this party, newest first", _contract_list)
+    show = _command(
+        verbs,
+        "show",
+        "a contract, what each role learns under it, and fingerprints to compare",
+        _contract_show,
+    )
+    approve = _command(
+        verbs, "approve", "sign a contract that says what node.yaml and this node's keys say", _approve
+    )
+    approve.add_argument("--yes", action="store_true", help="do not ask")
+    reject = _command(verbs, "reject", "refuse a contract, for good", _reject)
+    reject.add_argument("--reason", default="", metavar="TEXT", help="shown to every party")
+    reject.add_argument("--yes", action="store_true", help="do not ask")
+    for verb in (show, approve, reject):
+        verb.add_argument("contract", metavar="CONTRACT", help="its name, or its digest (8 digits or more)")
+
+
+def _command(
+    commands: Any, name: str, words: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:  # noqa: ANN401
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words[0].upper()}{words[1:]}."
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _init(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    state = NodeState(config.state)
+    state.create(config.role, os.urandom)
+    public = fingerprint(state.identity().public_bytes())
+    _print(
+        options,
+        {"party": config.party, "state": str(config.state), "fingerprint": public},
+        f"{config.party}: keys are in {config.state} (keep a copy of identity.pem in a safe)\n"
+        f"identity fingerprint, for the other institutions: {public}",
+    )
+    return 0
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    # gRPC is imported by the commands that talk to the coordinator only.
+    from .enrolment import enrol, read_invitation  # noqa: PLC0415
+
+    config, state = _opened(options)
+    parties = enrol(read_invitation(options.invitation), config, state)
+    rows = [f"  {each.party:32}  {each.role:14}  {each.fingerprint}" for each in parties]
+    _print(
+        options,
+        {"party": config.party, "parties": [asdict(each) for each in parties]},
+        "\n".join(
+            [
+                f"{config.party} is enrolled at {config.coordinator.address}; delete {options.invitation}, it is used up",
+                "enrolled so far (compare fingerprints with each institution, not with the coordinator):",
+                *rows,
+            ]
+        ),
+    )
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from .report_data import check_data  # noqa: PLC0415
+
+    report = check_data(load_config(options.config), options.minimum_cohort)
+    _print(options, report.to_json(), report.to_text())
+    return report.exit_code
+
+
+def _contract_list(options: argparse.Namespace) -> int:
+    from .contracts import ContractClient  # noqa: PLC0415
+
+    config, state = _opened(options)
+    found = ContractClient(config, state).summaries()
+    lines = [
+        f"{each.digest[:12]}  {each.status:10}  {each.name}  approved by: {', '.join(each.approved_by) or '-'}"
+        for each in found
+    ]
+    _print(options, [asdict(each) for each in found], "\n".join(lines) or "no contract names this party")
+    return 0
+
+
+def _contract_show(options: argparse.Namespace) -> int:
+    from .contract_text import contract_json, contract_text  # noqa: PLC0415
+    from .contracts import ContractClient  # noqa: PLC0415
+
+    config, state = _opened(options)
+    fetched = ContractClient(config, state).find(options.contract)
+    _print(options, contract_json(fetched, config), contract_text(fetched, config))
+    return 0
+
+
+def _approve(options: argparse.Namespace) -> int:
+    return _decide(options, "approve", "")
+
+
+def _reject(options: argparse.Namespace) -> int:
+    return _decide(options, "reject", options.reason)
+
+
+def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # noqa: ANN401 - one of two words
+    from .contract_text import contract_text  # noqa: PLC0415
+    from .contracts import ContractClient, decide, verify_own_part  # noqa: PLC0415
+
+    config, state = _opened(options)
+    client = ContractClient(config, state)
+    fetched = client.find(options.contract)
+    digest = fetched.contract.digest()
+    if verdict == "approve":
+        verify_own_part(fetched.contract, config, state)
+    if not options.yes:
+        if options.json or not sys.stdin.isatty():
+            raise ConfigError(f"to {verdict} without being asked, add --yes")
+        print(contract_text(fetched, config))
+        if input(f"\n{verdict} contract {digest[:12]}, for good? Type {verdict}: ").strip() != verdict:
+            print("nothing was signed")
+            return 0
+    status = decide(fetched, config, state, client, verdict=verdict, reason=reason, now=datetime.now(UTC))
+    past = {"approve": "approved", "reject": "rejected"}[verdict]
+    _print(
+        options,
+        {"contract": digest, "verdict": verdict, "status": status},
+        f"{config.party} has {past} contract {fetched.contract.name} ({digest[:12]}); it is {status} now",
+    )
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .service import run_node  # noqa: PLC0415
+
+    config, state = _opened(options)
+    state.certificate_pem()  # the clear refusal of a node that is not enrolled, before anything starts
+    run_node(config)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    config, state = _opened(options)
+    document = _status_document(config, state)
+    runs = [
+        f"  {each['run_id']}  {each['status']:9}  {each['phase']:8}  {each['changed_at']}  {each['message']}"
+        for each in document["runs"]
+    ]
+    decisions = [
+        f"  {each['digest'][:12]}  {each['verdict']:7}  {each['decided_at']}  {each['name']}"
+        for each in document["decisions"]
+    ]
+    lines = [
+        f"party         {config.party} ({config.role})",
+        f"coordinator   {config.coordinator.address}",
+        f"fingerprint   {document['fingerprint']}",
+        f"certificate   {document['certificate_until'] or 'none: not enrolled'}",
+        "decisions",
+        *(decisions or ["  none"]),
+        "runs",
+        *(runs or ["  none"]),
+    ]
+    _print(options, document, "\n".join(lines))
+    return 0
+
+
+def _status_document(config: NodeConfig, state: NodeState) -> dict[str, Any]:
+    until = None
+    if state.is_enrolled:
+        certificate = x509.load_pem_x509_certificate(state.certificate_pem())
+        until = certificate.not_valid_after_utc.isoformat(timespec="seconds")
+    return {
+        "party": config.party,
+        "role": config.role,
+        "coordinator": config.coordinator.address,
+        "state": str(config.state),
+        "fingerprint": fingerprint(state.identity().public_bytes()),
+        "certificate_until": until,
+        "decisions": state.decisions(),
+        "runs": [asdict(each) for each in state.runs()],
+    }
+
+
+def _opened(options: argparse.Namespace) -> tuple[NodeConfig, NodeState]:
+    """Return the settings and the state folder, which only this node's user may read."""
+    config = load_config(options.config)
+    state = NodeState(config.state)
+    state.verify_private()
+    return config, state
+
+
+def _print(options: argparse.Namespace, document: object, text: str) -> None:
+    print(json.dumps(document, indent=2) if options.json else text)

@@ -1,0 +1,84 @@
+"""A contract for the people who decide about it: what it says, who learns what under it, what to compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedshare.identity.keys import fingerprint
+
+if TYPE_CHECKING:
+    from fedshare.contract.model import Column, Contract
+
+    from .config import NodeConfig
+    from .contracts import FetchedContract
+
+__all__ = ["contract_json", "contract_text"]
+
+
+def contract_json(fetched: FetchedContract, config: NodeConfig) -> dict[str, Any]:
+    """Return the contract, its digest, who has decided and what each party's key is, as JSON values."""
+    contract = fetched.contract
+    return {
+        "digest": contract.digest(),
+        "status": fetched.status,
+        "party": config.party,
+        "contract": contract.model_dump(mode="json"),
+        "decisions": fetched.verdicts(),
+        "fingerprints": {party.id: fingerprint(party.identity_key_bytes()) for party in contract.parties},
+    }
+
+
+def contract_text(fetched: FetchedContract, config: NodeConfig) -> str:
+    """Return the contract as a page to read before signing."""
+    contract = fetched.contract
+    return "\n\n".join(
+        "\n".join(part) for part in (_heading(fetched), _terms(contract), _parties(fetched, config.party))
+    )
+
+
+def _heading(fetched: FetchedContract) -> list[str]:
+    contract = fetched.contract
+    return [
+        f"Contract {contract.name} ({fetched.status})",
+        f"digest    {contract.digest()}",
+        f"purpose   {contract.purpose}",
+        f"valid     {contract.valid_from:%Y-%m-%d %H:%M} to {contract.valid_until:%Y-%m-%d %H:%M} UTC",
+        f"kept      results for {contract.retention_days} days",
+        f"code      {contract.code_digest}",
+    ]
+
+
+def _terms(contract: Contract) -> list[str]:
+    alignment, model = contract.alignment, contract.model
+    missing = {
+        "inner": "customers that a holder does not know are left out",
+        "impute": "every holder covers the public roster",
+    }[alignment.missing_enterprises]
+    shown = "loss, AUC and KS" if contract.outputs.coordinator_metrics else "no metrics"
+    return [
+        "Terms",
+        f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}, at most "
+        f"{model.max_iterations} iterations",
+        f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} asked of each holder; {missing}",
+        f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
+        f"  cohort     no sum over fewer than {contract.minimum_cohort} customers is used",
+        f"  shown to the coordinator: {shown}",
+    ]
+
+
+def _parties(fetched: FetchedContract, own: str) -> list[str]:
+    lines = ["Parties (compare fingerprints with each institution by another channel)"]
+    verdicts = fetched.verdicts()
+    for party in fetched.contract.parties:
+        you = ", this node" if party.id == own else ""
+        lines += [
+            f"  {party.id} ({party.role}{you}): {verdicts[party.id]}",
+            f"    fingerprint  {fingerprint(party.identity_key_bytes())}",
+            *(f"    column       {_column(column)}" for column in party.columns),
+        ]
+    return lines
+
+
+def _column(column: Column) -> str:
+    direction = "" if column.monotone == "none" else f", {column.monotone}"
+    return f"{column.name}: {column.kind}, at most {column.bins} bins{direction}, {column.classification}"

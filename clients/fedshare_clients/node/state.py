@@ -1,0 +1,363 @@
+"""The node's state folder: keys, contracts, decisions and what is kept of each run.
+
+The folder has mode 0700 and every file in it 0600. A file is either there in full or not at all: it is written beside its
+place, flushed to the disk, and moved. What belongs together is in SQLite. Nothing of a run's one-time secrets is ever
+stored here: they live in memory and end with the process.
+
+    identity.pem          signs contracts and hellos (Ed25519); never leaves the folder
+    tls-key.pem           the TLS client key (ECDSA P-256), and tls-certificate.pem from enrolment
+    flower-key            the Flower node's key (ECDSA P-384, OpenSSH)
+    holdout-seed          decides which customers are held out (label holders)
+    coordinator-ca.pem    the coordinator's authority, from enrolment
+    node.sqlite           contracts seen, own decisions, runs
+    runs/RUN/             result.json, failure.json and files of one run
+    flower/               the SuperNode's own files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from fedshare.contract.model import parse_contract
+from fedshare.errors import ConfigError, StorageError
+from fedshare.identity.certificates import key_to_pem, read_key
+from fedshare.identity.keys import IdentityKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from fedshare.contract.model import Contract
+
+__all__ = ["NodeState", "OwnDecision", "RunRecord", "write_private"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS contracts (digest TEXT PRIMARY KEY, canonical BLOB NOT NULL, seen_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS decisions (
+    digest TEXT PRIMARY KEY REFERENCES contracts (digest), verdict TEXT NOT NULL, envelope BLOB NOT NULL,
+    decided_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
+    message TEXT NOT NULL, changed_at TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDecision:
+    """What this party said to a contract; it is final.
+
+    Attributes:
+        verdict: ``approve`` or ``reject``.
+        envelope: the signed statement.
+        decided_at: when, ISO 8601.
+    """
+
+    verdict: str
+    envelope: bytes
+    decided_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Where a run stands at this node.
+
+    Attributes:
+        run_id: the run.
+        contract_digest: the contract that it is under.
+        status: ``running``, ``completed`` or ``failed``.
+        phase: the last phase.
+        message: progress or the cause of the end, without data values.
+        changed_at: when, ISO 8601.
+    """
+
+    run_id: int
+    contract_digest: str
+    status: str
+    phase: str
+    message: str
+    changed_at: str
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` with mode 0600, in full or not at all.
+
+    Raises:
+        StorageError: the disk refused; an earlier file at ``path`` is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)  # noqa: PTH105 - the call that the tests make fail
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free some space or correct the permissions, then try again"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """The state folder of one node."""
+
+    folder: Path
+
+    def create(self, role: str, randomness: Callable[[int], bytes]) -> None:
+        """Make the folder and every key that is not there yet.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            for name in ("runs", "flower"):
+                (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from error
+        self._write_once("identity.pem", lambda: IdentityKey.generate(randomness).to_pem())
+        self._write_once("tls-key.pem", lambda: key_to_pem(ec.generate_private_key(ec.SECP256R1())))
+        self._write_once("flower-key", _new_flower_key)
+        if role == "label_holder":
+            self._write_once("holdout-seed", lambda: randomness(32).hex().encode() + b"\n")
+        with self._database():
+            pass
+
+    def verify_private(self) -> None:
+        """Check that nobody else on this machine can read the folder.
+
+        Raises:
+            ConfigError: it is not there, or its mode is not 0700.
+        """
+        try:
+            mode = self.folder.stat().st_mode & 0o777
+        except OSError as error:
+            raise ConfigError(
+                f"{self.folder}: there is no state folder; run 'fedshare-node init' first"
+            ) from error
+        if mode & 0o077:
+            raise ConfigError(
+                f"{self.folder}: expected mode 0700, found {mode:04o}: others can read its keys; run chmod 700 on it"
+            )
+
+    @property
+    def flower_key_path(self) -> Path:
+        """Return the file for ``flower-supernode --auth-supernode-private-key``."""
+        return self.folder / "flower-key"
+
+    @property
+    def flower_folder(self) -> Path:
+        """Return the folder of the SuperNode."""
+        return self.folder / "flower"
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether the coordinator has issued this node's certificate."""
+        return (self.folder / "tls-certificate.pem").exists()
+
+    def identity(self) -> IdentityKey:
+        """Return the identity key.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
+        return IdentityKey.from_pem(self._read("identity.pem"))
+
+    def tls_key(self) -> ec.EllipticCurvePrivateKey:
+        """Return the TLS client key. Raises as ``identity``."""
+        return read_key(self._read("tls-key.pem"))
+
+    def tls_key_pem(self) -> bytes:
+        """Return the TLS client key as PEM. Raises as ``identity``."""
+        return self._read("tls-key.pem")
+
+    def certificate_pem(self) -> bytes:
+        """Return the client certificate that the coordinator issued.
+
+        Raises:
+            ConfigError: the node is not enrolled.
+        """
+        if not self.is_enrolled:
+            raise ConfigError("this node is not enrolled; run 'fedshare-node enrol INVITATION' first")
+        return self._read("tls-certificate.pem")
+
+    def flower_public_key(self) -> ec.EllipticCurvePublicKey:
+        """Return the Flower node's public key. Raises as ``identity``."""
+        key = load_ssh_private_key(self._read("flower-key"), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError(f"{self.flower_key_path}: expected an ECDSA key, found another kind")
+        return key.public_key()
+
+    def flower_public_text(self) -> bytes:
+        """Return the Flower node's public key as OpenSSH text. Raises as ``identity``."""
+        return self.flower_public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+    def holdout_seed(self) -> bytes:
+        """Return the 32 bytes that ``create`` drew. Raises as ``identity``."""
+        try:
+            return bytes.fromhex(self._read("holdout-seed").decode())
+        except ValueError as error:
+            raise ConfigError(f"{self.folder / 'holdout-seed'}: expected 64 hexadecimal digits") from error
+
+    def save_enrolment(self, certificate: bytes, authority: bytes, authority_path: Path) -> None:
+        """Store what enrolment brought; the certificate last, because it is what counts as enrolled."""
+        write_private(authority_path, authority)
+        write_private(self.folder / "tls-certificate.pem", certificate)
+
+    def save_contract(self, contract: Contract, now: datetime) -> None:
+        """Remember a contract that this node was shown."""
+        with self._database() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO contracts VALUES (?, ?, ?)",
+                (contract.digest(), contract.canonical(), now.isoformat(timespec="seconds")),
+            )
+
+    def save_decision(self, digest: str, verdict: str, envelope: bytes, now: datetime) -> None:
+        """Store this party's signed decision before it is handed in; a second one for a contract is refused.
+
+        Raises:
+            ConfigError: this party has decided otherwise.
+            StorageError: the disk refused.
+        """
+        earlier = self.decision(digest)
+        if earlier is not None and earlier.verdict != verdict:
+            raise ConfigError(
+                f"contract {digest[:12]}: this party has decided to {earlier.verdict} it, which is final"
+            )
+        with self._database() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)",
+                (digest, verdict, envelope, now.isoformat(timespec="seconds")),
+            )
+
+    def decision(self, digest: str) -> OwnDecision | None:
+        """Return what this party said to a contract, or None."""
+        with self._database() as database:
+            row = database.execute(
+                "SELECT verdict, envelope, decided_at FROM decisions WHERE digest = ?", (digest,)
+            ).fetchone()
+        return None if row is None else OwnDecision(*row)
+
+    def decisions(self) -> list[dict[str, str]]:
+        """Return every decision of this party with the contract's name, the latest first."""
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT digest, verdict, decided_at, canonical FROM decisions JOIN contracts USING (digest) "
+                "ORDER BY decided_at DESC, decisions.rowid DESC"
+            ).fetchall()
+        return [
+            {
+                "digest": digest,
+                "name": parse_contract(bytes(canonical)).name,
+                "verdict": verdict,
+                "decided_at": decided_at,
+            }
+            for digest, verdict, decided_at, canonical in rows
+        ]
+
+    def approved_contract(self, digest: str) -> Contract | None:
+        """Return the contract if this party approved it, as this party saw it, or None."""
+        with self._database() as database:
+            row = database.execute(
+                "SELECT canonical FROM contracts JOIN decisions USING (digest) "
+                "WHERE digest = ? AND verdict = 'approve'",
+                (digest,),
+            ).fetchone()
+        return None if row is None else parse_contract(bytes(row[0]))
+
+    def save_run(self, record: RunRecord) -> None:
+        """Store where a run stands."""
+        with self._database() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    # Text: a run id may exceed SQLite's signed 64 bits.
+                    str(record.run_id),
+                    record.contract_digest,
+                    record.status,
+                    record.phase,
+                    record.message,
+                    record.changed_at,
+                ),
+            )
+
+    def runs(self) -> list[RunRecord]:
+        """Return every run, the latest first."""
+        with self._database() as database:
+            rows = database.execute("SELECT * FROM runs ORDER BY changed_at DESC, rowid DESC").fetchall()
+        return [RunRecord(int(row[0]), *row[1:]) for row in rows]
+
+    def run_folder(self, run_id: int) -> Path:
+        """Return the folder of one run, made if need be."""
+        folder = self.folder / "runs" / str(run_id)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be made ({error.strerror})") from error
+        return folder
+
+    def write_run_json(self, run_id: int, name: str, document: Mapping[str, Any]) -> Path:
+        """Write ``document`` as ``runs/RUN/NAME`` and return the path."""
+        path = self.run_folder(run_id) / name
+        write_private(path, json.dumps(document, indent=2).encode() + b"\n")
+        return path
+
+    def _write_once(self, name: str, make: Callable[[], bytes]) -> None:
+        if not (self.folder / name).exists():
+            write_private(self.folder / name, make())
+
+    def _read(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error.strerror}); run 'fedshare-node init' first"
+            ) from error
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection in one transaction: all of it is stored, on the disk, or nothing."""
+        path = self.folder / "node.sqlite"
+        try:
+            # SQLite gives its journal the mode of the database.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(path, timeout=30.0)) as database:
+                database.execute("PRAGMA synchronous = FULL")
+                database.executescript(_SCHEMA)
+                with database:
+                    yield database
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"{path}: the database refused ({error}); free some space or restore it"
+            ) from error
+
+
+def _new_flower_key() -> bytes:
+    """Return a key as flwr's SuperNode reads it (``load_ssh_private_key``, a NIST curve; it recommends P-384)."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
