@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedshare.contract.codedigest import code_digest
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare.identity.certificates import public_key_digest, read_public_key
@@ -25,12 +22,11 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare_server.storage import PartyRecord
 
-__all__ = ["DEFAULT_VALIDITY", "complete", "installed_code_digest"]
+__all__ = ["DEFAULT_VALIDITY", "complete"]
 
 DEFAULT_VALIDITY = timedelta(days=90)
 """How long a contract is valid if its author does not say; it begins with the draft."""
 
-_PACKAGES = ("fedshare", "fedshare_clients", "fedshare_server")
 _FROM_ENROLMENT = ("identity_key", "flower_key")
 
 
@@ -68,17 +64,6 @@ def complete(
         "nonce": randomness(32).hex(),
     }
     return parse_contract(filled)
-
-
-def installed_code_digest() -> str:
-    """Return the code digest of the distribution that runs here, the three packages of one wheel."""
-    folders = []
-    for name in _PACKAGES:
-        spec = find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"the package {name} is not installed here: install the whole distribution")
-        folders.append(Path(spec.submodule_search_locations[0]))
-    return code_digest(folders)
 
 
 def _with_keys(party: object, enrolled: Mapping[str, PartyRecord]) -> dict[str, Any]:

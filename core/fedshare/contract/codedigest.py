@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fedshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-__all__ = ["code_digest"]
+__all__ = ["PACKAGES", "code_digest", "installed_code_digest"]
+
+#: What one wheel installs.
+PACKAGES = ("fedshare", "fedshare_clients", "fedshare_server")
 
 
 def code_digest(packages: Iterable[Path]) -> str:
@@ -28,3 +34,18 @@ def code_digest(packages: Iterable[Path]) -> str:
             lines.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def installed_code_digest() -> str:
+    """Return the code digest of the distribution that runs here, the three packages of one wheel.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    folders = []
+    for name in PACKAGES:
+        spec = find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"the package {name} is not installed here: install the whole distribution")
+        folders.append(Path(spec.submodule_search_locations[0]))
+    return code_digest(folders)
