@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fedshare.contract.model import parse_contract
 from fedshare.contract.codedigest import installed_code_digest
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.drafting import complete
