@@ -32,13 +32,13 @@ class HolderBlock:
     """The weights of one holder's bins, a combination of the directions it has released.
 
     In each iteration the holder first combines its directions as the bank found best, then turns the gradient
-    of the customers' loss into the next direction: Newton's step of its own block. The Hessian it takes is the
-    Gram matrix of its universe, scaled to the customer counts and by the mean curvature of the loss, which it
-    estimates from how its own gradient changed.
+    of the customers' loss into the next direction: Newton's step of its own block. The Hessian it takes is
+    the Gram matrix of its universe, scaled to the customer counts and by the mean curvature of the loss, which
+    it estimates from how its own gradient changed.
 
     In a ``cone`` run, where some holder's weights must be monotone, it releases points instead of directions:
-    the weights it would move to, projected onto its cone. Combinations with coefficients of at least zero then
-    obey the cone as well.
+    the weights it would move to, projected onto its cone. Combinations with coefficients of at least zero
+    then obey the cone as well.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class HolderBlock:
     def _estimate_curvature(self, gradient: NDArray[np.float64]) -> None:
         """Move the curvature half-way, on a log scale, to what the last move of the weights showed.
 
-        The change of the gradient along the move, over its length in the Gram matrix, is the mean p(1 - p) where
-        the customers are, up to what the other parties' moves added.
+        The change of the gradient along the move, over its length in the Gram matrix, is the mean p(1 - p)
+        where the customers are, up to what the other parties' moves added.
         """
         if self._previous:
             move = self.weights - self._previous[0]
@@ -156,7 +156,7 @@ def _nearest(weights: NDArray[np.float64], cone: Cone, metric: NDArray[np.float6
         variables[cone.nonnegative] = steps
         target = target - bounded @ steps
     variables[~cone.nonnegative] = np.linalg.solve(triangle, reach.T @ target)
-    return np.asarray(cone.basis @ variables, dtype=np.float64)
+    return cone.basis.dot(variables)
 
 
 def _scaled_gram(design: Design, customer_counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,4 +165,5 @@ def _scaled_gram(design: Design, customer_counts: NDArray[np.float64]) -> NDArra
     codes = np.ascontiguousarray(design.codes[::stride])
     gram = OneHotMatrix(codes, design.width).gram(np.ones(len(codes)))
     scale = np.sqrt(np.maximum(customer_counts, 0.0) / np.maximum(np.diag(gram), 1.0))
-    return gram * np.outer(scale, scale)
+    scaled: NDArray[np.float64] = gram * np.outer(scale, scale)
+    return scaled
