@@ -266,7 +266,8 @@ class Exchange:
             if not outgoing.held:
                 outgoing.acknowledged = max(outgoing.acknowledged, opening.retained.get(peer, 0))
             opened.expected[peer] = outgoing.expected
-            seat.acks[peer] = outgoing.acknowledged
+            if outgoing.acknowledged > opening.retained.get(peer, 0):
+                seat.acks[peer] = outgoing.acknowledged
         connection = Connection(self, run, party, opened)
         seat.instance, seat.connection, seat.lost_at = opening.instance, connection, None
         seat.wake.notify_all()
@@ -325,8 +326,8 @@ class Connection:
             mailbox = self._run.mailboxes[ack.peer, self._party]
             if ack.next_sequence > mailbox.expected and self._run.reason is None:
                 raise ProtocolError(
-                    f"{self._party} acknowledges {ack.peer}'s envelopes below {ack.next_sequence}; only those "
-                    f"below {mailbox.expected} exist"
+                    f"{self._party} acknowledges {ack.peer}'s envelopes below {ack.next_sequence}; only "
+                    f"those below {mailbox.expected} exist"
                 )
             _acknowledge(self._run, ack.peer, self._party, ack.next_sequence)
 

@@ -101,7 +101,7 @@ class ExchangeClient:
         UnavailableError: no connection; the message says what to check.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  what identifies a run's connection
         self,
         address: str,
         ca_pem: bytes,
@@ -183,8 +183,8 @@ class ExchangeClient:
             self._verify_usable()
             if envelope.sequence != outbox.end:
                 raise ProtocolError(
-                    f"expected envelope {outbox.end} to {envelope.recipient}, found {envelope.sequence}: send "
-                    "a session's envelopes in order"
+                    f"expected envelope {outbox.end} to {envelope.recipient}, found {envelope.sequence}: "
+                    "send a session's envelopes in order"
                 )
             outbox.kept.append(envelope)
             outbox.cost += cost
@@ -426,7 +426,9 @@ def error_of(error: grpc.RpcError, address: str) -> FedshareError:
     details = error.details() or ""
     match status:
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
-            codes = [str(item[1]) for item in error.trailing_metadata() or () if item[0] == "fedshare-code"]
+            codes = [
+                str(item.value) for item in error.trailing_metadata() or () if item.key == "fedshare-code"
+            ]
             return RefusedError(codes[0] if codes else "refused", details, party="the coordinator")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return ProtocolError(details)
@@ -438,9 +440,9 @@ def error_of(error: grpc.RpcError, address: str) -> FedshareError:
             return StorageError(details)
         case _:
             return UnavailableError(
-                f"no connection to the coordinator at {address} ({status.name}: {details}): check that it runs "
-                "and that the address is right, that this node's certificate was issued by it and has not "
-                "expired, and that the CA certificate is the one of the invitation"
+                f"no connection to the coordinator at {address} ({status.name}: {details}): check that it "
+                "runs and that the address is right, that this node's certificate was issued by it and has "
+                "not expired, and that the CA certificate is the one of the invitation"
             )
 
 
