@@ -29,9 +29,9 @@ __all__ = ["IdentifierKind", "check_digit", "normalise_identifiers"]
 
 IdentifierKind = Literal["uscc", "opaque"]
 
-# GB 32100-2015 section 4.1: digits and capital letters without I, O, S, V and Z.
+# GB 32100-2015, code characters: digits and capital letters without I, O, S, V and Z.
 _ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
-# GB 32100-2015 section 4.2.6 (table): 3^(i-1) mod 31 for positions 1 to 17.
+# GB 32100-2015, weights of positions i = 1 to 17: 3^(i-1) mod 31.
 _WEIGHTS = np.array([pow(3, position, 31) for position in range(17)], dtype=np.int64)
 _LENGTH = 18
 
@@ -40,7 +40,9 @@ _VALUE_OF_CHARACTER[[ord(character) for character in _ALPHABET]] = np.arange(len
 
 
 def check_digit(first_characters: str) -> str:
-    """Return the 18th character of the code that begins with these 17, by GB 32100-2015 section 4.2.6.
+    """Return the 18th character of the code that begins with these 17.
+
+    Source: GB 32100-2015, check character (modulus 31).
 
     Args:
         first_characters: 17 characters of the code alphabet, upper case.

@@ -33,8 +33,8 @@ class HolderBlock:
 
     In each iteration the holder first combines its directions as the bank found best, then turns the gradient
     of the customers' loss into the next direction: Newton's step of its own block. The Hessian it takes is
-    the Gram matrix of its universe, scaled to the customer counts and by the mean curvature of the loss, which
-    it estimates from how its own gradient changed.
+    the Gram matrix of its universe, scaled to the customer counts and by the mean curvature of the loss,
+    which it estimates from how its own gradient changed.
 
     In a ``cone`` run, where some holder's weights must be monotone, it releases points instead of directions:
     the weights it would move to, projected onto its cone. Combinations with coefficients of at least zero
@@ -156,7 +156,8 @@ def _nearest(weights: NDArray[np.float64], cone: Cone, metric: NDArray[np.float6
         variables[cone.nonnegative] = steps
         target = target - bounded @ steps
     variables[~cone.nonnegative] = np.linalg.solve(triangle, reach.T @ target)
-    return cone.basis.dot(variables)
+    nearest: NDArray[np.float64] = cone.basis @ variables
+    return nearest
 
 
 def _scaled_gram(design: Design, customer_counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from fedshare.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
 
-# GB 32100-2015 annex A, and codes that three companies publish in their annual reports.
+# The example commonly given for GB 32100-2015, and the public codes of three large companies.
 KNOWN = ["91350100M000100Y43", "91330100799655058B", "914403001922038216", "9144030071526726XG"]
 ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 
