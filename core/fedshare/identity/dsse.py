@@ -1,89 +1,133 @@
-"""Signed statements: DSSE v1 envelopes with one Ed25519 signature.
+"""DSSE v1 envelopes with one Ed25519 signature: what contracts' decisions and hellos travel in.
 
-Source: secure-systems-lab/dsse, protocol.md and envelope.md. The signature covers the pre-authentication encoding, so the type of
-a statement is signed with it and a statement can never be taken for one of another kind:
-
-    PAE(type, body) = "DSSEv1" SP LEN(type) SP type SP LEN(body) SP body
+Source: github.com/secure-systems-lab/dsse, protocol.md and envelope.md, v1.0.2. securesystemslib reads what this
+module writes and the reverse; it is not used here because its parser changes its input, raises errors of many kinds
+on hostile bytes and accepts several spellings of one envelope.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
+import binascii
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedshare.errors import ProtocolError
-
-from .keys import verify_signature
+from fedshare.identity.keys import fingerprint, verify_signature
 
 if TYPE_CHECKING:
-    from .keys import IdentityKey
+    from fedshare.identity.keys import IdentityKey
 
-__all__ = ["MAX_ENVELOPE_BYTES", "key_id", "pre_authentication_encoding", "sign", "verify"]
+__all__ = ["MAX_ENVELOPE_BYTES", "SignedPayload", "parse", "pre_authentication_encoding", "sign", "verify"]
 
-#: Larger envelopes are refused before they are parsed.
 MAX_ENVELOPE_BYTES = 1 << 20
+_SIGNATURE_BYTES = 64
 
 
-def key_id(public_key: bytes) -> str:
-    """Return the hint by which an envelope names its signer: SHA-256 of the public key, hexadecimal."""
-    return hashlib.sha256(public_key).hexdigest()
+@dataclass(frozen=True, slots=True)
+class SignedPayload:
+    """An envelope whose form is checked and whose signature is not: `verify` does that."""
+
+    payload_type: str
+    unverified_payload: bytes
+    key_id: str
+    signature: bytes
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """Return what is signed: DSSE protocol.md, "Signature Definition"."""
+    """Return PAE(type, payload), the bytes that are signed (protocol.md, "Signature Definition")."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign(payload_type: str, payload: bytes, key: IdentityKey) -> bytes:
+def sign(payload: bytes, payload_type: str, key: IdentityKey) -> bytes:
     """Return the JSON envelope of ``payload`` signed by ``key``."""
     signature = key.sign(pre_authentication_encoding(payload_type, payload))
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": payload_type,
         "signatures": [
-            {"keyid": key_id(key.public_bytes()), "sig": base64.b64encode(signature).decode()},
+            {"keyid": fingerprint(key.public_bytes()), "sig": base64.b64encode(signature).decode()}
         ],
     }
     return json.dumps(envelope, separators=(",", ":"), sort_keys=True).encode()
 
 
-def verify(envelope: bytes, payload_type: str, public_key: bytes) -> bytes:
-    """Return the payload of an envelope after checking its type and its signature.
-
-    Args:
-        envelope: untrusted bytes.
-        payload_type: the only type accepted.
-        public_key: the only signer accepted, 32 bytes.
+def parse(data: bytes) -> SignedPayload:
+    """Return what an envelope says, unverified.
 
     Raises:
-        ProtocolError: it is not an envelope, of another type, not signed by the key, or altered.
+        ProtocolError: it is not JSON with exactly the fields of DSSE and exactly one signature of 64 bytes, in
+            canonical base64.
     """
-    payload, found_type, signatures = _parse(envelope)
-    if found_type != payload_type:
-        raise ProtocolError(f"expected a signed statement of type {payload_type}, found another type")
-    own = key_id(public_key)
-    for name, signature in signatures:
-        if name == own:
-            verify_signature(public_key, signature, pre_authentication_encoding(payload_type, payload))
-            return payload
-    raise ProtocolError("the statement is not signed by the expected key")
-
-
-def _parse(envelope: bytes) -> tuple[bytes, str, list[tuple[str, bytes]]]:
-    if len(envelope) > MAX_ENVELOPE_BYTES:
-        raise ProtocolError(f"expected at most {MAX_ENVELOPE_BYTES} bytes of signed statement, got {len(envelope)}")
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise ProtocolError(
+            f"expected a signed envelope of at most {MAX_ENVELOPE_BYTES} bytes, found {len(data)}"
+        )
     try:
-        document = json.loads(envelope)
-        payload = base64.b64decode(document["payload"], validate=True)
-        signatures = [
-            (str(each["keyid"]), base64.b64decode(each["sig"], validate=True)) for each in document["signatures"]
-        ]
-        payload_type = document["payloadType"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError("expected a DSSE envelope as JSON, found something else") from error
-    if not isinstance(payload_type, str) or not 1 <= len(signatures) <= 16:  # noqa: PLR2004 - more are not a statement
-        raise ProtocolError("expected a DSSE envelope with a type and 1 to 16 signatures")
-    return payload, payload_type, signatures
+        value = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_unique)
+        _expect_fields(value, {"payload", "payloadType", "signatures"})
+        (signature,) = value["signatures"]
+        _expect_fields(signature, {"keyid", "sig"})
+        parsed = SignedPayload(
+            _text(value["payloadType"]),
+            _decode(value["payload"]),
+            _text(signature["keyid"]),
+            _decode(signature["sig"]),
+        )
+        parsed.payload_type.encode()
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error) as error:
+        raise ProtocolError(
+            "expected a DSSE envelope in JSON with one signature, found something else"
+        ) from error
+    if len(parsed.signature) != _SIGNATURE_BYTES:
+        raise ProtocolError(
+            f"expected a signature of {_SIGNATURE_BYTES} bytes, found {len(parsed.signature)}"
+        )
+    return parsed
+
+
+def verify(data: bytes, payload_type: str, public_key: bytes) -> bytes:
+    """Return the payload of an envelope signed by ``public_key``.
+
+    The key id is a hint (protocol.md): it must be the key's, but what counts is the signature.
+
+    Raises:
+        ProtocolError: the envelope does not parse, has another payload type, or another key signed it.
+    """
+    parsed = parse(data)
+    # Prevent a signature made for one purpose from counting for another.
+    if parsed.payload_type != payload_type:
+        raise ProtocolError(f"expected a signed payload of type {payload_type}, found another type")
+    if parsed.key_id != fingerprint(public_key):
+        raise ProtocolError("the envelope names another key than the one that the contract names")
+    message = pre_authentication_encoding(payload_type, parsed.unverified_payload)
+    verify_signature(public_key, parsed.signature, message)
+    return parsed.unverified_payload
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is given twice")
+    return fields
+
+
+def _expect_fields(value: object, fields: set[str]) -> None:
+    if not isinstance(value, dict) or set(value) != fields:
+        raise ValueError("other fields than expected")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected text")
+    return value
+
+
+def _decode(value: object) -> bytes:
+    text = _text(value)
+    decoded = base64.b64decode(text, validate=True)
+    if base64.b64encode(decoded).decode() != text:
+        raise ValueError("not canonical base64")
+    return decoded

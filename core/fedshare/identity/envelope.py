@@ -1,27 +1,37 @@
-"""The envelope: one sealed chunk on its way between two institutions."""
+"""The envelope: one encrypted chunk of one message between two institutions, as it crosses the coordinator."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass
 
 from fedshare.errors import ProtocolError
+from fedshare.wire.v1 import envelope_pb2 as wire
 
-if TYPE_CHECKING:
-    from fedshare.wire.v1.envelope_pb2 import Envelope as WireEnvelope
+__all__ = ["CHUNK_BYTES", "MAX_CIPHERTEXT_BYTES", "TAG_BYTES", "Envelope"]
 
-__all__ = ["CHUNK_BYTES", "Envelope"]
-
-#: Plaintext bytes of one chunk, at most.
 CHUNK_BYTES = 1 << 20
+TAG_BYTES = 16
+MAX_CIPHERTEXT_BYTES = CHUNK_BYTES + TAG_BYTES
 
-_TAG_BYTES = 16
+_PARTY = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _MAX_WORD = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """See ``protos/fedshare/wire/v1/envelope.proto`` for the fields; all but the ciphertext are visible to the coordinator."""
+    """One chunk, sealed by `fedshare.identity.session.Session`.
+
+    Attributes:
+        run_id: as numbered by Flower, 0 to 2^64 - 1.
+        phase: of the run.
+        step: names the payload message and its index.
+        sender: party id of who sealed it.
+        recipient: party id of who can open it.
+        sequence: position among all envelopes of this sender to this recipient in the session, from 0.
+        last: whether it ends its message.
+        ciphertext: the encrypted chunk and its 16-byte tag.
+    """
 
     run_id: int
     phase: str
@@ -30,13 +40,11 @@ class Envelope:
     recipient: str
     sequence: int
     last: bool
-    ciphertext: bytes = field(repr=False)
+    ciphertext: bytes
 
-    def to_wire(self) -> WireEnvelope:
-        """Return the protobuf message."""
-        from fedshare.wire.v1 import envelope_pb2  # noqa: PLC0415 - who only signs needs no wire
-
-        return envelope_pb2.Envelope(
+    def to_wire(self) -> wire.Envelope:
+        """Return the protobuf form."""
+        return wire.Envelope(
             run_id=self.run_id,
             phase=self.phase,
             step=self.step,
@@ -48,19 +56,19 @@ class Envelope:
         )
 
     @classmethod
-    def from_wire(cls, message: WireEnvelope) -> Envelope:
-        """Return the envelope in a protobuf message.
+    def from_wire(cls, message: wire.Envelope) -> Envelope:
+        """Return the checked envelope in a protobuf message.
 
         Raises:
-            ProtocolError: a word is empty or long, or the ciphertext has an impossible length.
+            ProtocolError: a party id, the phase, the step or the ciphertext's length cannot be right.
         """
-        for name in ("phase", "step", "sender", "recipient"):
-            if not 1 <= len(getattr(message, name)) <= _MAX_WORD:
-                raise ProtocolError(f"envelope: expected 1 to {_MAX_WORD} characters of {name}")
-        if not _TAG_BYTES <= len(message.ciphertext) <= CHUNK_BYTES + _TAG_BYTES:
+        if not (_PARTY.fullmatch(message.sender) and _PARTY.fullmatch(message.recipient)):
+            raise ProtocolError("expected an envelope that names its sender and recipient by party id")
+        if not (1 <= len(message.phase) <= _MAX_WORD and 1 <= len(message.step) <= _MAX_WORD):
+            raise ProtocolError(f"expected a phase and a step of 1 to {_MAX_WORD} characters each")
+        if not TAG_BYTES <= len(message.ciphertext) <= MAX_CIPHERTEXT_BYTES:
             raise ProtocolError(
-                f"envelope: expected {_TAG_BYTES} to {CHUNK_BYTES + _TAG_BYTES} bytes of ciphertext, "
-                f"got {len(message.ciphertext)}"
+                f"expected {TAG_BYTES} to {MAX_CIPHERTEXT_BYTES} bytes of ciphertext, found {len(message.ciphertext)}"
             )
         return cls(
             run_id=message.run_id,
