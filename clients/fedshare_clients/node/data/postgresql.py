@@ -25,6 +25,13 @@ __all__ = ["PostgresqlSource"]
 _CONNECT_SECONDS = 15
 # PostgreSQL manual, appendix A: classes 08 and 57P are lost or refused connections.
 _LOST = ("08", "57P")
+_STATES = {
+    "42P01": "expected an existing table or view, found none of this name; correct data.table",
+    "42501": "permission denied; grant the node's role SELECT on it",
+    "25006": "expected a SELECT, found a statement that writes; the node only reads",
+    "42601": "expected one SELECT, found something that is not SQL; correct data.query",
+    "42703": "the query names a column that is not there; correct data.query",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,7 @@ class PostgresqlSource:
         except AdbcError as error:
             raise self._explained(error) from error
         except (pa.ArrowException, OSError) as error:
-            raise UnavailableError(
-                f"party {self.party}, source {self.name}: the connection was lost while reading; try again"
-            ) from error
+            raise self._interrupted(str(error)) from error
 
     def _connect(self) -> dbapi.Connection:
         place = self._place()
@@ -112,14 +117,18 @@ class PostgresqlSource:
             return UnavailableError(
                 f"party {self.party}, source {self.name}: the database ended the connection; try again"
             )
-        expected = {
-            "42P01": "expected an existing table or view, found none of this name; correct data.table",
-            "42501": "permission denied; grant the node's role SELECT on it",
-            "25006": "expected a SELECT, found a statement that writes; the node only reads",
-            "42601": "expected one SELECT, found something that is not SQL; correct data.query",
-            "42703": "the query names a column that is not there; correct data.query",
-        }.get(state, f"the database refused the query with SQL state {state}; run it by hand to see why")
-        return self._refused(expected)
+        unknown = f"the database refused the query with SQL state {state}; run it by hand to see why"
+        return self._refused(_STATES.get(state, unknown))
+
+    def _interrupted(self, said: str) -> FedshareError:
+        """Return what an error in the middle of the rows means: the driver gives no SQL state for it."""
+        if "read-only transaction" in said:
+            return self._refused(_STATES["25006"])
+        if "PGRES_FATAL_ERROR" in said and "terminating connection" not in said and "server closed" not in said:
+            return self._refused("the database stopped in the middle of the rows; run the query by hand to see why")
+        return UnavailableError(
+            f"party {self.party}, source {self.name}: the connection was lost while reading; try again"
+        )
 
     def _refused(self, message: str) -> DataError:
         return DataError(message, party=self.party, source=self.name)
