@@ -133,7 +133,7 @@ def _registry(
         "legal_form": np.array(LEGAL_FORMS, dtype=object)[form],
         "region": np.array(REGIONS, dtype=object)[rng.choice(len(REGIONS), count)],
         "age_years": np.round(age, 1),
-        "registered_capital": _with_gaps(np.round(capital, -3), 0.03, rng),
+        "registered_capital": _with_gaps(1e3 * np.round(capital / 1e3), 0.03, rng),
         "insured_employees": _with_gaps(rng.poisson(np.exp(1.2 + 0.7 * size)).astype(float), 0.08, rng),
         "changes_last_year": rng.poisson(np.exp(-0.7 - 0.3 * soundness)).astype(float),
         "address_abnormal": (rng.random(count) < 1.0 / (1.0 + np.exp(3.0 + soundness))).astype(float),

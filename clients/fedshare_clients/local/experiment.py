@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedshare.contract.model import Alignment, Column, Outputs, ScorecardModel
 from fedshare.errors import ConfigError
@@ -27,15 +27,16 @@ class Source(_Strict):
     """Where a party's rows are.
 
     Attributes:
-        kind: the kind of source.
+        kind: the kind of source; ``query`` is SQL over files, read by DuckDB.
         path: file of a ``csv`` or ``parquet`` source.
         url: connection URL of a ``postgresql`` source.
-        table: its table or view; ``query`` may be given instead.
+        table: its table or view.
+        query: a SELECT instead of a table, or that of a ``query`` source.
         identifier: the column that names the enterprise.
         label: the 0/1 outcome, at label holders.
     """
 
-    kind: Literal["csv", "parquet", "postgresql"] = "parquet"
+    kind: Literal["csv", "parquet", "postgresql", "query"] = "parquet"
     path: str | None = None
     url: str | None = None
     table: str | None = None
@@ -45,11 +46,18 @@ class Source(_Strict):
 
 
 class ExperimentParty(_Strict):
-    """One institution: its role, its source and the columns it contributes."""
+    """One institution: its role, its source and the columns it contributes; a name alone is a numeric column."""
 
     role: Literal["feature_holder", "label_holder"]
     source: Source
     columns: tuple[Column, ...] = ()
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names_are_columns(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return [{"name": each} if isinstance(each, str) else each for each in value]
 
     @model_validator(mode="after")
     def _has_what_its_role_needs(self) -> ExperimentParty:

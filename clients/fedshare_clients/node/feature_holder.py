@@ -146,7 +146,7 @@ class FeatureHolder:
                 self._masks[bank].append(self._answer(channel, bank, query, merged_hint, offers[bank][query]))
         self._block = HolderBlock(
             self._design,
-            np.bincount(groups[kept], counts[kept], self._design.width),
+            np.bincount(groups[kept], counts[kept], self._design.width).astype(np.float64),
             contract.model,
             cone=contract.is_monotone(),
         )

@@ -64,7 +64,7 @@ class LabelHolder:
         self._holdout_seed = holdout_seed
         self._randomness = randomness
         self._report = report
-        self._history: list[dict[str, float]] = []
+        self._history: list[dict[str, float | None]] = []
 
     def align(self, channel: Channel) -> None:
         """Find the own customers' rows at every holder, without any holder learning who they are."""
@@ -120,9 +120,8 @@ class LabelHolder:
         iteration = 0
         while True:
             step = model.solve()
-            losses = {"loss": step.train_loss, "holdout_loss": step.holdout_loss}
-            self._history.append(losses)
-            self._report(Progress("train", iteration, step.reason, **losses))
+            self._history.append({"loss": step.train_loss, "holdout_loss": step.holdout_loss})
+            self._report(Progress("train", iteration, step.reason, step.train_loss, step.holdout_loss))
             message = payload.SealedProduct(coefficients=step.coefficients.tolist(), stop=step.stop)
             if step.stop:
                 for holder in self._holders:

@@ -115,9 +115,9 @@ class NodeService:
             return {"status": "refused" if isinstance(error, RefusedError) else "failed", **_public_cause(error)}
         except Exception:
             _log.exception("run %d: phase %s failed unexpectedly", run_id, phase)
-            error = FedshareError(f"phase {phase} failed unexpectedly; the log of {self._platform.party} has the details")
-            self._fail(run_id, phase, error)
-            return {"status": "failed", **_public_cause(error)}
+            unexpected = FedshareError(f"phase {phase} failed unexpectedly; the log of {self._platform.party} says why")
+            self._fail(run_id, phase, unexpected)
+            return {"status": "failed", **_public_cause(unexpected)}
         run = self._runs.get(run_id)
         if run is not None:
             run.seconds[phase] = time.monotonic() - started

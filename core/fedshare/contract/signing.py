@@ -44,7 +44,7 @@ def sign_decision(decision: Decision, key: IdentityKey) -> bytes:
     """Return ``decision`` in a signed envelope."""
     document = decision.model_dump(mode="json")
     document["time"] = decision.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return dsse.sign(DECISION_TYPE, rfc8785.dumps(document), key)
+    return dsse.sign(rfc8785.dumps(document), DECISION_TYPE, key)
 
 
 def verify_decision(envelope: bytes, party: str, public_key: bytes) -> Decision:

@@ -1,0 +1,185 @@
+"""The node's process around its service: clock, randomness, data, files and the connection to the coordinator."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedshare.contract.codedigest import installed_code_digest
+from fedshare.errors import FedshareError, RefusedError
+
+from .contracts import ContractClient, verify_own_part
+from .data import load
+from .exchange import ExchangeClient
+from .executor import run_node as take_tasks
+from .service import NodeService
+from .state import RunRecord, write_private
+from .supernode import SuperNodeSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedshare.contract.model import Contract
+
+    from .config import NodeConfig
+    from .data import Table
+    from .progress import Progress, ProgressSink
+    from .state import NodeState
+    from .supernode import SuperNode
+
+__all__ = ["NodePlatform", "run_node"]
+
+_log = logging.getLogger(__name__)
+
+
+class NodePlatform:
+    """``service.Platform`` for a real node. Reads everything it needs of its own keys once, at the start."""
+
+    def __init__(self, config: NodeConfig, state: NodeState) -> None:
+        state.verify_private()
+        self._config = config
+        self._state = state
+        self._contracts = ContractClient(config, state)
+        self._transports: dict[int, ExchangeClient] = {}
+        self._tls = (
+            config.coordinator.ca_certificate.read_bytes(),
+            state.certificate_pem(),
+            state.tls_key_pem(),
+        )
+        self.party = config.party
+        self.identity = state.identity()
+        self.code_digest = installed_code_digest()
+        self.receive_timeout_seconds = config.limits.receive_timeout_seconds
+        self.randomness = os.urandom
+        self.holdout_seed = b""
+        if config.role == "label_holder":
+            configured = config.holdout_seed
+            self.holdout_seed = (
+                bytes.fromhex(configured.get_secret_value()) if configured else state.holdout_seed()
+            )
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        return datetime.now(UTC)
+
+    def approved_contract(self, digest: str) -> tuple[Contract, Mapping[str, bytes]]:
+        """Return the contract as this party signed it, and the decisions that the coordinator has now.
+
+        The coordinator cannot forge a decision; one that it withholds only makes the node refuse.
+
+        Raises:
+            RefusedError: this party has not approved a contract with this digest.
+            UnavailableError: the coordinator cannot be asked.
+        """
+        contract = self._state.approved_contract(digest)
+        if contract is None:
+            raise RefusedError(
+                "contract_unsigned", f"this party has not approved contract {digest[:12]}", party=self.party
+            )
+        return contract, self._contracts.fetch(digest).decisions
+
+    def load_table(self, contract: Contract) -> Table:
+        """Return the rows of the configured source, checked against ``contract`` first."""
+        verify_own_part(contract, self._config, self._state)
+        return load(self._config)
+
+    def open_transport(self, run_id: int, peers: frozenset[str]) -> ExchangeClient:
+        """Connect to the coordinator's Exchange."""
+        client = ExchangeClient(
+            self._config.coordinator.address,
+            *self._tls,
+            run_id,
+            self.party,
+            peers,
+            connect_timeout_seconds=self._config.limits.connect_timeout_seconds,
+            send_timeout_seconds=self._config.limits.receive_timeout_seconds,
+        )
+        self._transports[run_id] = client
+        return client
+
+    def progress(self, run_id: int, contract: Contract) -> ProgressSink:
+        """Return what shows progress here and, as far as the contract lets it, at the coordinator."""
+        started = time.monotonic()
+
+        def show(progress: Progress) -> None:
+            seconds = time.monotonic() - started
+            losses = "" if progress.loss is None else f", loss {progress.loss:.6f}"
+            if progress.holdout_loss is not None:
+                losses += f", held out {progress.holdout_loss:.6f}"
+            transport = self._transports.get(run_id)
+            traffic = (
+                f", sent {transport.bytes_sent:,} B, received {transport.bytes_received:,} B" if transport else ""
+            )
+            _log.info(
+                "run %d: %s %d: %s%s, %.1f s%s",
+                run_id, progress.phase, progress.iteration, progress.message, losses, seconds, traffic,
+            )  # fmt: skip
+            self._save(run_id, contract.digest(), "running", progress.phase, progress.message)
+            if transport:
+                shown = progress.loss if contract.outputs.coordinator_metrics else None
+                with suppress(FedshareError):  # a report that is lost must not end a run
+                    transport.report_progress(progress.phase, progress.iteration, seconds, shown)
+
+        return show
+
+    def save_result(self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None) -> None:
+        """Store ``result.json`` and, at a bank, ``customers.parquet`` in the run's folder."""
+        if customers is not None:
+            buffer = io.BytesIO()
+            pq.write_table(pa.table(dict(customers)), buffer)
+            write_private(self._state.run_folder(run_id) / "customers.parquet", buffer.getvalue())
+        self._state.write_run_json(run_id, "result.json", result)
+        self._save(run_id, result["contract_digest"], "completed", "evaluate", "model complete")
+
+    def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
+        """Store ``failure.json`` in the run's folder; a disk that refuses is logged, the cause is not lost for it."""
+        account = {
+            "phase": phase,
+            "error": type(error).__name__,
+            "exit_code": error.exit_code,
+            "message": str(error),
+        }
+        try:
+            self._state.write_run_json(run_id, "failure.json", account)
+            self._save(run_id, "", "failed", phase, str(error))
+        except FedshareError as storage:
+            _log.error("run %d: the cause could not be stored: %s", run_id, storage)
+
+    def _save(self, run_id: int, digest: str, status: str, phase: str, message: str) -> None:
+        changed = self.now().isoformat(timespec="seconds")
+        self._state.save_run(RunRecord(run_id, digest, status, phase, message, changed))
+
+
+def run_node(config: NodeConfig, state: NodeState) -> None:
+    """Serve the coordinator's runs until SIGTERM or ctrl-C.
+
+    Raises:
+        FedshareError: the node is not set up, or the coordinator cannot be reached or does not know this node.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    platform = NodePlatform(config, state)
+    service = NodeService(platform)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    settings = SuperNodeSettings(
+        fleet_address=config.coordinator.fleet,
+        ca_certificate=config.coordinator.ca_certificate,
+        private_key=state.flower_key_path,
+        folder=state.flower_folder,
+    )
+
+    def ready(_: SuperNode) -> None:
+        _log.info("%s waits for runs of %s", config.party, config.coordinator.fleet)
+
+    take_tasks(settings, service, stopping, ready)
