@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from fedshare.errors import ConfigError
+from fedshare.identity.keys import fingerprint
 from fedshare_server.authority import create_invitation, initialise, load_authority
 from fedshare_server.config import ServerConfig, StateFolder, load_config, write_new_file
 from fedshare_server.storage import InvitationRecord, open_store
@@ -74,7 +75,12 @@ def parties(arguments: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     with open_state(arguments.state) as state:
         rows = [
-            (party.party, party.role, f"enrolled {party.enrolled_at:%Y-%m-%d}", party.identity_key.hex()[:16])
+            (
+                party.party,
+                party.role,
+                f"enrolled {party.enrolled_at:%Y-%m-%d}",
+                fingerprint(party.identity_key),
+            )
             for party in state.store.parties()
         ]
         rows += [
@@ -82,7 +88,7 @@ def parties(arguments: argparse.Namespace) -> int:
             for one in state.store.invitations()
             if one.used_at is None and one.expires_at > now
         ]
-    print_table(("PARTY", "ROLE", "STATE", "IDENTITY KEY"), rows)
+    print_table(("PARTY", "ROLE", "STATE", "FINGERPRINT OF ITS IDENTITY KEY"), rows)
     return 0
 
 

@@ -13,7 +13,7 @@ from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.drafting import complete
-from fedshare_server.service_contracts import contract_status
+from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
     import argparse

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError, RunFailedError
 from fedshare_server.commands import open_state, print_table
-from fedshare_server.service_contracts import contract_status
+from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +27,12 @@ _POLL_SECONDS = 1.0
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes or a part of the group dies."""
-    from fedshare_server.serve import serve  # noqa: PLC0415  Flower takes a second to import
+    # What other libraries say of every connection is noise here; what goes wrong comes out as our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from fedshare_server.serve import serve  # noqa: PLC0415  after the line above, which gRPC reads once
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("fedshare_server").setLevel(logging.INFO)
     with open_state(arguments.state) as state:
         serve(state, arguments.ready_file or state.folder.ready_file)
     return 0

@@ -1,7 +1,7 @@
 """From what an author writes to a contract that parties can sign: keys, code digest and nonce filled in.
 
-Nothing else is changed, and nothing that enrolment knows may be written by hand: a key in the file is refused,
-so that a contract never names a key that its institution did not bring itself.
+Nothing else is changed, and nothing that enrolment knows may be written by hand: a key in the file is
+refused, so that a contract never names a key that its institution did not bring itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The running coordinator: Flower's SuperLink and our gRPC services, started and ended together.
 
-The order keeps what outsiders see true: services open after everything behind them works, the ready file is
-written last and removed first, and whatever ends one part ends the others.
+The gRPC port opens first, so that a taken one is known at once; an enrolment that comes before Flower answers
+is told to try again. The ready file is written last and removed first. Whatever ends one part ends the others,
+and a run under way is ended at every party while its streams are still open.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import grpc
+
     from fedshare_server.commands import State
     from fedshare_server.config import ServerConfig, StateFolder
     from fedshare_server.storage import Store
@@ -52,32 +55,37 @@ def serve(state: State, ready_file: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(_only_one(state.folder))
         stopping = stack.enter_context(_signals())
-        authority = load_authority(state.folder, _now())
-        superlink = superlink_of(state)
-        stack.callback(superlink.stop)
         _end_orphans(store)
+        superlink = superlink_of(state)
+        exchange = ExchangeService(store)
+        stack.callback(exchange.stop)
+        server = _start_services(state, superlink, exchange)
+        stack.callback(lambda: server.stop(_GRACE_SECONDS).wait())
+        stack.callback(superlink.stop)
         superlink.start()
         for party in store.parties():
             superlink.register_node(party.flower_key)
-        exchange = ExchangeService(store)
-        stack.callback(exchange.stop)
-        enrolment = EnrolmentService(store, authority, settings, superlink.register_node, _now)
-        server = start_grpc(
-            f"{settings.bind}:{settings.grpc_port}",
-            load_tls(state.folder),
-            store,
-            [
-                partial(add_EnrolmentServiceServicer_to_server, enrolment),
-                partial(add_ContractServiceServicer_to_server, ContractService(store, _now)),
-                partial(add_ExchangeServiceServicer_to_server, exchange),
-            ],
-        )
-        stack.callback(lambda: server.stop(_GRACE_SECONDS).wait())
         stack.callback(_end_runs, store, exchange)
         stack.enter_context(_ready(settings, ready_file))
         while not stopping.wait(_WATCH_SECONDS):
             superlink.verify_alive()
         print("Stopping.", flush=True)
+
+
+def _start_services(state: State, superlink: Superlink, exchange: ExchangeService) -> grpc.Server:
+    store, settings = state.store, state.settings
+    authority = load_authority(state.folder, _now())
+    enrolment = EnrolmentService(store, authority, settings, superlink.register_node, _now)
+    return start_grpc(
+        f"{settings.bind}:{settings.grpc_port}",
+        load_tls(state.folder),
+        store,
+        [
+            partial(add_EnrolmentServiceServicer_to_server, enrolment),
+            partial(add_ContractServiceServicer_to_server, ContractService(store, _now)),
+            partial(add_ExchangeServiceServicer_to_server, exchange),
+        ],
+    )
 
 
 def superlink_of(state: State) -> Superlink:

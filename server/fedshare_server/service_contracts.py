@@ -11,16 +11,17 @@ from fedshare.errors import ProtocolError, RefusedError
 from fedshare.wire.v1 import contracts_pb2 as wire
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer
 from fedshare_server.interceptor import peer
+from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     import grpc
 
-    from fedshare_server.storage import ContractRecord, DecisionRecord, Store
+    from fedshare_server.storage import ContractRecord, Store
 
-__all__ = ["ContractService", "contract_status"]
+__all__ = ["ContractService"]
 
 _STATUS = {
     "proposed": wire.CONTRACT_STATUS_PROPOSED,
@@ -28,16 +29,6 @@ _STATUS = {
     "rejected": wire.CONTRACT_STATUS_REJECTED,
     "expired": wire.CONTRACT_STATUS_EXPIRED,
 }
-
-
-def contract_status(record: ContractRecord, decisions: Sequence[DecisionRecord], now: datetime) -> str:
-    """Return where a contract stands: ``proposed``, ``approved``, ``rejected`` or ``expired``."""
-    if any(not decision.approved for decision in decisions):
-        return "rejected"
-    if now >= parse_contract(record.canonical).valid_until:
-        return "expired"
-    approved = {decision.party for decision in decisions}
-    return "approved" if approved == set(record.parties) else "proposed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -155,6 +156,13 @@ def test_a_folder_that_others_can_enter_is_refused(state: Path, capsys: pytest.C
     state.chmod(0o755)
     assert main(["parties", "--state", str(state)]) == 2
     assert "chmod 700" in capsys.readouterr().err
+
+
+def test_training_needs_a_contract(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Flower's own imports
+        assert main(["train", "credit", "--state", str(state)]) == 2
+    assert "no contract has the name or digest credit" in capsys.readouterr().err
 
 
 def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_party_certificate_does_not_open_enrolment(coordinator: Coordinator) -
 def test_a_request_that_the_identity_key_did_not_sign_is_refused(coordinator: Coordinator) -> None:
     request = Node().request()
     request.identity_key = Node().identity.public_bytes()
-    with pytest.raises(grpc.RpcError, match="a signature does not verify") as caught:
+    with pytest.raises(grpc.RpcError, match="signature does not verify") as caught:
         coordinator.enrol(coordinator.invite(), request)
     assert refusal(caught) == "INVALID_ARGUMENT"
 
