@@ -28,9 +28,8 @@ from fedshare.audit.proofs import inclusion_proof, root_from_inclusion
 from fedshare.audit.statements import parse_statement
 from fedshare.audit.tiles import MAX_ENTRY_BYTES
 from fedshare.errors import ParameterError, ProtocolError
-from fedshare.identity import dsse
 from fedshare.identity.dsse import pre_authentication_encoding
-from fedshare.identity.keys import verify_signature
+from fedshare.identity.keys import fingerprint, verify_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +43,7 @@ PAYLOAD_TYPE = "application/vnd.fedshare.audit.statement.v1+json"
 BATCH_TYPE = "application/vnd.fedshare.audit.batch.v1+json"
 MAX_BATCH = 2**16
 _MAX_CACHED_BATCHES = 4096
+_DECODER = json.JSONDecoder()
 
 
 def _batch_encoding(root: bytes, size: int) -> bytes:
@@ -74,7 +74,7 @@ class Entry:
             ProtocolError: it is not an entry of either form, or its batch proof leads nowhere.
         """
         try:
-            value = json.loads(data)
+            value = _DECODER.decode(data.decode())
             if "batch" in value:
                 return cls._parse_member(value)
             return cls._parse_single(value)
@@ -138,7 +138,7 @@ class EntrySigner:
 
     def __init__(self, key: IdentityKey) -> None:
         self._key = key
-        self.key_id = dsse.key_id(key.public_bytes())
+        self.key_id = fingerprint(key.public_bytes())
 
     def __repr__(self) -> str:
         return f"EntrySigner({self.key_id})"
@@ -149,7 +149,15 @@ class EntrySigner:
         Raises:
             ParameterError: it is too long for the log.
         """
-        return _expect_fit(dsse.sign(PAYLOAD_TYPE, statement.to_bytes(), self._key))
+        payload = statement.to_bytes()
+        signature = self._key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+        return _to_entry(
+            {
+                "payload": base64.b64encode(payload).decode(),
+                "payloadType": PAYLOAD_TYPE,
+                "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(signature).decode()}],
+            }
+        )
 
     def sign_batch(self, statements: Sequence[Statement]) -> list[bytes]:
         """Return the entries of statements of one issuer, in order, under one signature.
@@ -184,10 +192,7 @@ class EntrySigner:
 
 
 def _to_entry(value: object) -> bytes:
-    return _expect_fit(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
-
-
-def _expect_fit(entry: bytes) -> bytes:
+    entry = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     if len(entry) > MAX_ENTRY_BYTES:
         raise ParameterError(f"expected an entry of at most {MAX_ENTRY_BYTES} bytes, found {len(entry)}")
     return entry

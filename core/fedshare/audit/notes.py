@@ -63,10 +63,11 @@ def decode_base64(text: str, what: str) -> bytes:
             spelling.
     """
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except (ValueError, binascii.Error) as error:
+        encoded = text.encode("ascii")
+        data = binascii.a2b_base64(encoded, strict_mode=True)
+    except ValueError as error:
         raise ProtocolError(f"expected {what} in base64") from error
-    if base64.b64encode(data).decode() != text:
+    if binascii.b2a_base64(data, newline=False) != encoded:
         raise ProtocolError(f"expected {what} in canonical base64")
     return data
 

@@ -7,9 +7,10 @@ one hash or two per proof element, of which there are at most 64.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from fedshare.audit.hashing import EMPTY_ROOT, expect_hash, expect_size, node_hash, range_root
+from fedshare.audit.hashing import EMPTY_ROOT, HASH_BYTES, expect_hash, expect_size, node_hash, range_root
 from fedshare.errors import ParameterError, ProtocolError
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[byte
         if last == 0:
             raise ProtocolError("the inclusion proof is longer than the tree is high: refuse it")
         if node & 1 or node == last:
-            root = node_hash(sibling, root)
+            root = sha256(b"\x01" + sibling + root).digest()
             while node and not node & 1:
                 node, last = node >> 1, last >> 1
         else:
-            root = node_hash(root, sibling)
+            root = sha256(b"\x01" + root + sibling).digest()
         node, last = node >> 1, last >> 1
     if last:
         raise ProtocolError("the inclusion proof is shorter than the tree is high: refuse it")
@@ -176,8 +177,8 @@ def _fold_consistency(old_size: int, size: int, path: Sequence[bytes]) -> tuple[
 def _expect_hashes(proof: Sequence[bytes]) -> None:
     if len(proof) > MAX_PROOF_HASHES:
         raise ProtocolError(f"expected a proof of at most {MAX_PROOF_HASHES} hashes, found {len(proof)}")
-    for element in proof:
-        expect_hash(element, "a proof element")
+    if any(len(element) != HASH_BYTES for element in proof):
+        raise ProtocolError(f"expected proof elements of {HASH_BYTES} bytes")
 
 
 def _largest_power_below(count: int) -> int:

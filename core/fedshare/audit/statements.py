@@ -290,12 +290,13 @@ Statement: TypeAlias = (
     | PrivateHead
 )
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _ADAPTER: TypeAdapter[Statement] = TypeAdapter(Annotated[Statement, Field(discriminator="kind")])
 
 
 def _canonical(value: object) -> bytes:
     # Equal to RFC 8785 where, as here, every number is an integer below 2^53 and every key is ASCII.
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _refuse_constant(_: str) -> NoReturn:

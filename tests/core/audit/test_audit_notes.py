@@ -10,7 +10,7 @@ from fedshare.audit.hashing import EMPTY_ROOT
 from fedshare.audit.notes import COSIGNATURE, Note, NoteKey, NoteSigner, open_note, parse_note
 from fedshare.audit.policy import Policy
 from fedshare.errors import ConfigError, ParameterError, ProtocolError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FOLDER = Path(__file__).parents[2] / "vectors/audit"
@@ -179,12 +179,14 @@ def test_a_checkpoint_keeps_its_extension_lines():
     assert Checkpoint.parse(text).text == text
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1), st.integers(0, 2**63 - 1))
 def test_a_checkpoint_survives_a_round_trip(origin, size):
     checkpoint = Checkpoint(origin, size, EMPTY_ROOT)
     assert Checkpoint.parse(checkpoint.text) == checkpoint
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text("— \nabc+=AB").map(str.encode))
 def test_hostile_bytes_in_a_note_only_ever_raise_our_error(data):
     for read in (parse_note, Policy.parse(REAL["policy"].encode()).open):
@@ -196,6 +198,7 @@ def test_hostile_bytes_in_a_note_only_ever_raise_our_error(data):
         assert str(note).encode() == data
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(REAL["checkpoint"].encode()) - 1), st.integers(1, 255))
 def test_no_changed_byte_makes_another_valid_checkpoint(at, flip):
     data = bytearray(REAL["checkpoint"].encode())
@@ -266,6 +269,7 @@ def test_names_are_compared_as_bytes():
     assert not policy.is_met_by(frozenset({"K"}))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.text("witness group quorum\n any all 123 W").map(str.encode))
 def test_hostile_bytes_in_a_policy_only_ever_raise_our_error(data):
     with contextlib.suppress(ConfigError):

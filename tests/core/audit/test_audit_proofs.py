@@ -56,11 +56,13 @@ def test_consistency_proofs_are_the_published_ones(case):
     verify_consistency(old, ROOTS[old], new, ROOTS[new], proof)
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_the_root_is_the_recursive_definition(size):
     assert root_of_leaves(MANY[:size]) == slow_root(MANY[:size])
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 600))
 def test_a_proof_for_one_leaf_fails_for_any_other_leaf_or_place(data, size):
     index = data.draw(st.integers(0, size - 1))
@@ -73,6 +75,7 @@ def test_a_proof_for_one_leaf_fails_for_any_other_leaf_or_place(data, size):
         verify_inclusion(MANY[index], other, size, proof, root)
 
 
+@settings(deadline=None)
 @given(sizes, sizes)
 def test_every_prefix_is_consistent_with_every_later_tree(one, two):
     old, new = sorted((one, two))
@@ -80,6 +83,7 @@ def test_every_prefix_is_consistent_with_every_later_tree(one, two):
     verify_consistency(old, root_of_leaves(MANY[:old]), new, root_of_leaves(MANY[:new]), proof)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 600), st.integers(1, 600), st.data())
 def test_a_rewritten_prefix_is_never_consistent(one, two, data):
     old, new = sorted((one, two))
@@ -148,7 +152,7 @@ def test_a_proof_for_a_leaf_that_is_not_in_the_tree_is_not_made():
         consistency_proof(9, 8, nodes_of(LEAVES))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.integers(-2, 2**65), st.integers(-2, 2**65), st.lists(st.binary(min_size=31, max_size=33), max_size=70)
 )

@@ -22,7 +22,7 @@ from fedshare.audit.statements import (
 from fedshare.errors import ParameterError, ProtocolError
 from fedshare.identity import dsse
 from fedshare.identity.keys import IdentityKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DIGEST = "a" * 64
@@ -86,6 +86,7 @@ def test_another_spelling_or_a_wrong_field_is_refused(change):
         parse_statement(data.replace(*change))
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(repr).map(str.encode)
@@ -192,7 +193,7 @@ def test_malformed_batch_entries_are_refused(fields):
 
 
 def test_a_signature_over_something_else_is_no_entry():
-    data = dsse.sign("application/other", STATEMENTS[2].to_bytes(), KEY)
+    data = dsse.sign(STATEMENTS[2].to_bytes(), "application/other", KEY)
     with pytest.raises(ProtocolError):
         Entry.parse(data)
 
@@ -228,6 +229,7 @@ def test_both_ends_of_an_exchange_count_the_same():
     assert (sent.count, sent.size_bytes) == (3, 6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=5)), st.lists(st.binary(max_size=5)))
 def test_other_envelopes_have_another_digest(one, two):
     digests = []

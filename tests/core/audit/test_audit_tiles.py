@@ -17,7 +17,7 @@ from fedshare.audit.tiles import (
     tile_path,
 )
 from fedshare.errors import ParameterError, ProtocolError, UnavailableError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LEAVES = [leaf_hash(i.to_bytes(4, "big")) for i in range(70_000)]
@@ -67,6 +67,7 @@ def test_a_tree_of_256_has_a_full_tile_and_a_partial_one_above():
     assert list(resource_paths(0)) == []
 
 
+@settings(deadline=None)
 @given(st.integers(0, 63), st.integers(0, 2**63 - 1), st.integers(1, 256))
 def test_a_path_survives_a_round_trip(level, index, width):
     assert parse_path(tile_path(level, index, width)) == (level, index, width)
@@ -96,6 +97,7 @@ def test_other_spellings_of_a_path_are_refused(path):
         parse_path(path)
 
 
+@settings(deadline=None)
 @given(st.text("tile/0123x.pentris"))
 def test_hostile_paths_only_ever_raise_our_error(path):
     try:
@@ -113,6 +115,7 @@ def test_impossible_tiles_have_no_path(level, index, width):
         tile_path(level, index, width)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=256))
 def test_a_bundle_survives_a_round_trip(entries):
     assert decode_bundle(encode_bundle(entries), len(entries)) == entries
@@ -128,6 +131,7 @@ def test_an_entry_over_65535_bytes_is_refused():
         encode_bundle([bytes(65_536)])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600), st.integers(1, 256))
 def test_hostile_bundles_only_ever_raise_our_error(data, width):
     try:
@@ -137,6 +141,7 @@ def test_hostile_bundles_only_ever_raise_our_error(data, width):
     assert data.startswith(encode_bundle(entries))
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([1, 2, 255, 256, 257, 511, 65_535, 65_536, 65_537, 70_000]))
 def test_proofs_from_tiles_are_the_proofs_from_leaves(data, size):
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
@@ -187,6 +192,7 @@ def test_a_receipt_is_as_the_specification_writes_it():
     assert receipt(0, 1).to_bytes().startswith(b"c2sp.org/tlog-proof@v1\nindex 0\n\nexample.org/log\n1\n")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 299))
 def test_a_receipt_shows_its_entry_and_no_other(index):
     parsed = Receipt.parse(receipt(index).to_bytes())
@@ -216,6 +222,7 @@ def test_malformed_receipts_are_refused(change):
         Receipt.parse(data.replace(*change, 1))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_hostile_receipts_only_ever_raise_our_error(data):
     for bytes_ in (data, b"c2sp.org/tlog-proof@v1\nindex 0\n" + data):

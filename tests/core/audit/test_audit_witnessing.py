@@ -5,7 +5,7 @@ from fedshare.audit.hashing import leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.notes import COSIGNATURE, NoteSigner, open_note
 from fedshare.audit.proofs import consistency_proof
 from fedshare.audit.witnessing import Submission, add_checkpoint
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LEAVES = [leaf_hash(b"%d" % i) for i in range(40)]
@@ -45,6 +45,7 @@ def test_the_request_is_as_the_specification_writes_it():
     assert Submission.parse(request(3, head(5))).to_bytes() == request(3, head(5))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_a_tree_that_contains_the_stored_one_is_cosigned(one, two):
     old, new = sorted((one, two))
@@ -127,6 +128,7 @@ def test_the_same_checkpoint_is_cosigned_again():
     assert ask(request(9, head(9)), head(9)).status == 200
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.text("old 0123\n— AB=+/").map(str.encode))
 def test_hostile_requests_are_400_or_404(body):
     assert ask(body).status in (400, 404)
