@@ -128,8 +128,11 @@ def _contract_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type
 
 
 def _command(
-    commands: Any, name: str, words: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:  # noqa: ANN401
+    commands: Any,  # noqa: ANN401 - argparse's type is private
+    name: str,
+    words: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=words, description=f"{words[0].upper()}{words[1:]}."
     )
@@ -247,11 +250,11 @@ def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # n
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .service import run_node  # noqa: PLC0415
+    from .platform import run_node  # noqa: PLC0415
 
     config, state = _opened(options)
     state.certificate_pem()  # the clear refusal of a node that is not enrolled, before anything starts
-    run_node(config)
+    run_node(config, state)
     return 0
 
 

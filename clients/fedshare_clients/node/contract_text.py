@@ -57,8 +57,8 @@ def _terms(contract: Contract) -> list[str]:
     shown = "loss, AUC and KS" if contract.outputs.coordinator_metrics else "no metrics"
     return [
         "Terms",
-        f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}, at most "
-        f"{model.max_iterations} iterations",
+        f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}",
+        f"  training   at most {model.max_iterations} iterations",
         f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} asked of each holder; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
         f"  cohort     no sum over fewer than {contract.minimum_cohort} customers is used",

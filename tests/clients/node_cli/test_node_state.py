@@ -1,0 +1,145 @@
+"""The state folder, and the settings that name it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fedshare.errors import ConfigError, StorageError
+from fedshare_clients.node.config import load_config, parse_config
+from fedshare_clients.node.state import NodeState, RunRecord, write_private
+
+SAMPLES = Path(__file__).parents[3] / "deploy" / "node"
+MINIMAL = """
+party: tax
+role: feature_holder
+coordinator: {address: "coordinator.example:1", fleet: "coordinator.example:2"}
+data:
+  source: csv
+  path: rows.csv
+  identifier: code
+  columns: {turnover: {kind: numeric}}
+"""
+
+
+@pytest.fixture
+def state(tmp_path):
+    state = NodeState(tmp_path / "state")
+    state.create("label_holder", os.urandom)
+    return state
+
+
+@pytest.mark.parametrize("role", ["feature_holder", "label_holder"])
+def test_the_sample_configuration_loads(role):
+    assert load_config(SAMPLES / f"{role.replace('_', '-')}.yaml").role == role
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path):
+    config = parse_config(MINIMAL, tmp_path / "node.yaml")
+    assert config.data.path == tmp_path / "rows.csv"
+    assert config.state == tmp_path / "state"
+    assert config.coordinator.ca_certificate == tmp_path / "state" / "coordinator-ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("surprise: 1", "surprise"),
+        ("holdout_seed: " + "ab" * 32, "belong to a label_holder"),
+        ("party: Tax Bureau", "party"),
+        ("limits: {rows: 0}", "limits.rows"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(tmp_path, line, said):
+    text = "\n".join(each for each in MINIMAL.splitlines() if each.split(":")[0] != line.split(":")[0])
+    with pytest.raises(ConfigError, match=said):
+        parse_config(f"{text}\n{line}\n", tmp_path / "node.yaml")
+
+
+def test_the_label_cannot_be_a_column_under_another_name(tmp_path):
+    text = MINIMAL.replace("feature_holder", "label_holder").replace("identifier: code", "identifier: code\n  label: y")
+    with pytest.raises(ConfigError, match="cannot be a column"):
+        parse_config(text.replace("{kind: numeric}", "{kind: numeric, column: y}"), tmp_path / "node.yaml")
+
+
+def test_text_that_is_not_yaml_is_refused_by_its_line(tmp_path):
+    with pytest.raises(ConfigError, match="line 2"):
+        parse_config("party: [\n}", tmp_path / "node.yaml")
+
+
+def test_the_holdout_seed_and_the_url_are_never_shown(tmp_path):
+    text = MINIMAL.replace("feature_holder", "label_holder").replace("identifier: code", "identifier: code\n  label: y")
+    config = parse_config(text + f"holdout_seed: {'ab' * 32}\n", tmp_path / "node.yaml")
+    assert "abab" not in repr(config)
+
+
+def test_a_file_is_replaced_in_full(tmp_path):
+    path = tmp_path / "file"
+    write_private(path, b"one")
+    write_private(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_half_written(tmp_path, monkeypatch, call):
+    path = tmp_path / "file"
+    write_private(path, b"one")
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_private(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_stops_init_and_a_second_init_completes_it(tmp_path, monkeypatch):
+    state = NodeState(tmp_path / "state")
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == "flower-key":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(StorageError):
+            state.create("label_holder", os.urandom)
+    identity = state.identity().public_bytes()
+    state.create("label_holder", os.urandom)
+    assert state.identity().public_bytes() == identity
+    assert state.flower_public_text().startswith(b"ecdsa-sha2-nistp384 ")
+
+
+def test_a_damaged_database_is_a_storage_error(state):
+    (state.folder / "node.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError):
+        state.runs()
+
+
+def test_runs_are_kept_latest_first_even_with_64_bit_numbers(state):
+    state.save_run(RunRecord(1, "ab", "completed", "close", "", "2026-01-01T00:00:00+00:00"))
+    latest = RunRecord(2**64 - 1, "ab", "failed", "train", "a peer left", "2026-01-02T00:00:00+00:00")
+    state.save_run(latest)
+    assert state.runs()[0] == latest
+    assert len(state.runs()) == 2
+
+
+def test_the_files_of_a_run_are_private(state):
+    path = state.write_run_json(7, "result.json", {"rows": 1})
+    assert path == state.folder / "runs" / "7" / "result.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_drawn_holdout_seed_has_32_bytes(state):
+    assert len(state.holdout_seed()) == 32
