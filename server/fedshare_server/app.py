@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from fedshare.errors import ConfigError, RunFailedError
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedshare_server.phases import Cause, Reply, Rounds
@@ -49,6 +50,7 @@ PHASE_SECONDS: Final[dict[str, float]] = {
     "close": 30.0,
 }
 CONNECT_SECONDS: Final = 60.0
+_LOST: Final = "its node has gone or cannot be reached"
 
 
 class RunStore(Protocol):
@@ -201,12 +203,17 @@ class _Driver:
             return
         for message in replies:
             party = self._party_by_message.pop(message.metadata.reply_to_message_id, None)
-            if party is not None and self.rounds.phase == phase:
-                self.rounds.accept(party, _reply(message))
+            if party is None or self.rounds.phase != phase:
+                continue
+            reply = _reply(message)
+            if reply is None:
+                self.rounds.lose(party, _LOST)
+            else:
+                self.rounds.accept(party, reply)
         if self.rounds.phase == phase and self._clock() >= self._looked_at + _LOOK_SECONDS:
             present = self._look()
             for party in sorted(self.rounds.waiting - present.keys()):
-                self.rounds.lose(party, "its node has gone or cannot be reached")
+                self.rounds.lose(party, _LOST)
 
     def finish(self) -> Cause | None:
         """Store how the run ended."""
@@ -227,18 +234,24 @@ class _Driver:
         }
 
 
-def _reply(message: Message) -> Reply:
-    if message.has_error():
-        code, _, reason = message.error.reason.partition(": ") if message.error.reason else ("", "", "")
-        if not code.isidentifier() or not reason:
-            code, reason = "node_error", f"Flower reports error {message.error.code} at the node"
-        return Reply("refused" if code in _REFUSALS else "failed", code, reason)
-    records = message.content.config_records
-    return Reply.from_record(records.get("fedshare", ConfigRecord()))
+def _reply(message: Message) -> Reply | None:
+    """Return what a node answered, or ``None`` if Flower says that it never will."""
+    if not message.has_error():
+        return Reply.from_record(message.content.config_records.get("fedshare", ConfigRecord()))
+    code, _, reason = (message.error.reason or "").partition(": ")
+    if code in _REFUSALS:
+        return Reply("refused", code, reason)
+    if message.error.code in _GONE:
+        return None
+    return Reply("failed", "node_error", f"its executor did not answer (Flower error {message.error.code})")
 
 
 # The codes with which a node's executor refuses before our application is asked.
 _REFUSALS: Final = frozenset({"bundle_carries_code", "bundle_differs", "run_config_differs"})
+# What Flower itself answers for a node whose heartbeat has stopped.
+_GONE: Final = frozenset(
+    {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
+)
 
 app = ServerApp()
 

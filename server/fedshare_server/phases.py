@@ -85,11 +85,11 @@ class Reply:
     def from_record(cls, record: Mapping[str, object]) -> Reply:
         """Return the reply in a message; one that is malformed counts as a failure and says so."""
         status = record.get("status")
-        if status not in _STATUSES:
+        if not isinstance(status, str) or status not in _STATUSES:
             return cls("failed", "malformed_reply", "the node's reply has no status: update the node")
         hello, metrics = record.get("hello", b""), record.get("metrics", "")
         return cls(
-            str(status),
+            status,
             str(record.get("code", ""))[:_MAX_TEXT],
             str(record.get("reason", ""))[:_MAX_TEXT],
             str(record.get("party", ""))[:_MAX_TEXT],

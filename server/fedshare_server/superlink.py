@@ -17,12 +17,15 @@ calls.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import ipaddress
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,7 +37,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fedshare.errors import ProtocolError, StorageError, UnavailableError
-from flwr.cli.build import build_fab_from_files
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -108,13 +110,21 @@ class SuperlinkSettings:
 
 
 def build_bundle() -> bytes:
-    """Return the Flower bundle of every run: a ZIP file with settings and no code, always the same."""
-    files = {
-        "pyproject.toml": _PYPROJECT.format(version=version("fedshare")).encode(),
-        "README.md": _README.encode(),
-    }
-    fab, _ = build_fab_from_files(files)
-    return bytes(fab)
+    """Return the Flower bundle of every run: a ZIP file with settings and no code, always the same.
+
+    The format is Flower's: the files, and a manifest ``.info/CONTENT`` with a line ``path,sha256,bits`` for
+    each (flwr 1.41 ``cli/build.py``).
+    """
+    files = {"pyproject.toml": _PYPROJECT.format(version=version("fedshare")), "README.md": _README}
+    manifest = "\n".join(
+        f"{name},{hashlib.sha256(text.encode()).hexdigest()},{len(text.encode()) * 8}"
+        for name, text in files.items()
+    )
+    bundle = io.BytesIO()
+    with zipfile.ZipFile(bundle, "w") as archive:
+        for name, text in (files | {".info/CONTENT": manifest}).items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return bundle.getvalue()
 
 
 class Superlink:
@@ -267,7 +277,7 @@ class Superlink:
 
     def _superlink_command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "fedshare_server.superlink_child", str(os.getpid())),
+            *(sys.executable, "-m", "fedshare_server.superlink_child", "superlink"),
             *("--host", "127.0.0.1", "--port", str(self._settings.superlink_port)),
             # The older gRPC endpoints start as well and cannot be turned off: loopback, any free port.
             *("--control-api-address", "127.0.0.1:0", "--fleet-api-address", "127.0.0.1:0"),
@@ -286,9 +296,9 @@ class Superlink:
 
     def _executor_command(self) -> list[str]:
         return [
-            *(sys.executable, "-c", "from flwr.supercore.cli import flower_superexec; flower_superexec()"),
+            *(sys.executable, "-m", "fedshare_server.superlink_child", "superexec"),
             *("--runtime-api-address", self._address, "--root-certificates", str(self._ca)),
-            *("--superexec-auth-secret-file", str(self._secret), "--parent-pid", str(os.getpid())),
+            *("--superexec-auth-secret-file", str(self._secret)),
         ]
 
     def _spawn(self, command: Sequence[str]) -> None:
@@ -303,7 +313,7 @@ class Superlink:
             self._children.append(
                 subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
@@ -349,14 +359,16 @@ class Superlink:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS)
-            if number == signal.SIGTERM:
-                continue  # Its own children may still be there: the whole group goes.
-            break
+    """End a child, then whatever is left of its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
 
 
 def _write_loopback_certificate(certificate: Path, key_file: Path, now: datetime) -> None:

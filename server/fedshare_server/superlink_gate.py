@@ -83,6 +83,7 @@ class FleetGate:
                 port=port,
                 ssl_certfile=str(certificate),
                 ssl_keyfile=str(key),
+                ws="none",
                 access_log=False,
                 log_config=None,
                 server_header=False,

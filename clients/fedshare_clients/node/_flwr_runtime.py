@@ -9,8 +9,10 @@ ended when its parent ends.
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,7 +26,6 @@ from flwr.proto.runtime_pb2 import (
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -47,6 +48,7 @@ __all__ = ["Runtime", "Task", "TaskInput", "error_reply", "require_supported_flw
 SUPPORTED_FLWR: Final = "1.41."
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT_SECONDS: Final = 10.0
+_GRACE_SECONDS: Final = 5.0
 
 
 def require_supported_flwr(version: str = package_version) -> None:
@@ -196,11 +198,20 @@ def _boundary() -> Iterator[None]:
         ) from error
 
 
+def _end_with_parent() -> None:
+    """End this process when its parent does: standard input is a pipe that only the parent holds."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(1)
+
+
 def _run_supernode() -> None:
-    """Run the stock SuperNode with the arguments after the parent's process id."""
+    """Run the stock SuperNode with this process's arguments."""
     from flwr.supernode.cli import flower_supernode  # noqa: PLC0415  only this process is a SuperNode
 
-    start_parent_process_monitor(int(sys.argv.pop(1)))
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     flower_supernode()
 
 

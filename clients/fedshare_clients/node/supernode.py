@@ -2,7 +2,8 @@
 
 It keeps the connection to the coordinator (TLS, the node's Flower key), and with ``--isolation process`` it
 starts nothing: tasks wait at its runtime API, on loopback, for whoever knows the secret, which is the
-executor beside it. The secret is drawn at every start and lives in the state folder (mode 0600).
+executor beside it. The child ends when this process does, however it does: its standard input is a pipe from
+here. The secret is drawn at every start and lives in the state folder (mode 0600).
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class SuperNode:
             with self.log_file.open("wb") as log:
                 self._process = subprocess.Popen(
                     self._command(secret_file),
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=os.environ | FLOWER_ENVIRONMENT | {"FLWR_HOME": str(settings.folder.resolve())},
@@ -134,17 +135,20 @@ class SuperNode:
         process, self._process = self._process, None
         if process is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_SECONDS)
-                break
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
     def _command(self, secret_file: Path) -> list[str]:
         settings = self._settings
         return [
-            *(sys.executable, "-m", "fedshare_clients.node._flwr_runtime", str(os.getpid())),
+            *(sys.executable, "-m", "fedshare_clients.node._flwr_runtime"),
             *("--superlink", settings.fleet_address),
             *("--root-certificates", str(settings.ca_certificate)),
             *("--auth-supernode-private-key", str(settings.private_key)),

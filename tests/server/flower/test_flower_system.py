@@ -1,10 +1,11 @@
-"""A real SuperLink behind its gate and real SuperNodes with our executor: TLS, node authentication, loopback."""
+"""A real SuperLink behind its gate and real SuperNodes with our executor: TLS, node keys, loopback."""
 
 from __future__ import annotations
 
 import io
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -204,7 +205,7 @@ def test_a_bundle_with_code_is_refused_and_nothing_of_it_runs(
 
 def test_only_fleet_methods_pass_the_gate(federation: Federation) -> None:
     outside = f"https://127.0.0.1:{federation.ports[0]}"
-    with httpx.Client(verify=str(federation.ca), trust_env=False) as client:
+    with httpx.Client(verify=ssl.create_default_context(cafile=federation.ca), trust_env=False) as client:
         for path in (
             "control/list-nodes",
             "control/start-run",

@@ -1,0 +1,165 @@
+"""The rounds of a run: order, the first cause, and an end for everyone."""
+
+from __future__ import annotations
+
+import pytest
+from fedshare_server.phases import PHASES, Cause, Reply, Rounds
+from hypothesis import given
+from hypothesis import strategies as st
+
+PARTIES = ("bank", "court", "tax")
+DIGEST = "ab" * 32
+
+
+def rounds() -> Rounds:
+    return Rounds(DIGEST, reversed(PARTIES))
+
+
+def ok(party: str) -> Reply:
+    return Reply("ok", party=party, hello=b"hello of " + party.encode())
+
+
+def through(machine: Rounds, phase: str) -> Rounds:
+    """Let every party answer until ``phase`` has begun."""
+    while machine.phase != phase:
+        machine.begin()
+        for party in PARTIES:
+            machine.accept(party, ok(party))
+    machine.begin()
+    return machine
+
+
+def test_a_run_asks_every_party_for_every_phase_in_order() -> None:
+    machine, asked = rounds(), []
+    while not machine.is_over:
+        requests = machine.begin()
+        asked.append((machine.phase, sorted(requests)))
+        for party in PARTIES:
+            machine.accept(party, ok(party))
+    assert asked == [(phase, list(PARTIES)) for phase in PHASES]
+    assert machine.cause is None
+
+
+def test_a_phase_is_sent_once() -> None:
+    machine = rounds()
+    assert machine.begin()
+    assert machine.begin() == {}
+
+
+def test_a_phase_waits_for_every_party() -> None:
+    machine = rounds()
+    machine.begin()
+    machine.accept("bank", ok("bank"))
+    machine.accept("tax", ok("tax"))
+    assert (machine.phase, machine.waiting) == ("hello", {"court"})
+
+
+def test_align_carries_every_hello_in_the_order_of_the_parties() -> None:
+    machine = rounds()
+    machine.begin()
+    for party in reversed(PARTIES):
+        machine.accept(party, ok(party))
+    record = machine.begin()["bank"].to_record()
+    assert record == {
+        "phase": "align",
+        "contract_digest": DIGEST,
+        "hellos": [b"hello of bank", b"hello of court", b"hello of tax"],
+    }
+
+
+@pytest.mark.parametrize("phase", PHASES[:-1])
+def test_a_refusal_in_any_phase_closes_the_run_with_its_cause(phase: str) -> None:
+    machine = through(rounds(), phase)
+    machine.accept("tax", Reply("refused", "contract_expired", "the contract ended yesterday"))
+    requests = machine.begin()
+    assert sorted(requests) == list(PARTIES)
+    assert {request.to_record()["reason"] for request in requests.values()} == {
+        "tax: the contract ended yesterday [contract_expired]"
+    }
+    assert machine.cause == Cause("refused", "contract_expired", "the contract ended yesterday", "tax")
+
+
+def test_the_first_cause_stays() -> None:
+    machine = through(rounds(), "train")
+    machine.lose("tax", "its node has gone")
+    machine.fail(Cause("failed", "run_aborted", "a consequence"))
+    assert machine.cause is not None
+    assert machine.cause.code == "node_lost"
+
+
+def test_nobody_waits_for_a_lost_party() -> None:
+    machine = through(rounds(), "train")
+    machine.lose("tax", "its node has gone")
+    assert sorted(machine.begin()) == ["bank", "court"]
+    machine.accept("bank", ok("bank"))
+    machine.lose("court", "gone as well")
+    assert machine.is_over
+
+
+def test_a_party_that_is_lost_after_the_model_is_complete_does_not_fail_the_run() -> None:
+    machine = through(rounds(), "close")
+    for party in PARTIES:
+        machine.lose(party, "its node has gone")
+    assert machine.is_over
+    assert machine.cause is None
+
+
+def test_a_phase_that_takes_too_long_fails_and_names_the_late() -> None:
+    machine = through(rounds(), "prepare")
+    machine.accept("bank", ok("bank"))
+    machine.expire()
+    assert str(machine.cause) == "no answer to phase prepare in time from court, tax [phase_timeout]"
+    machine.begin()
+    machine.expire()
+    assert machine.is_over
+
+
+def test_a_node_that_speaks_for_another_party_fails_the_run() -> None:
+    machine = rounds()
+    machine.begin()
+    machine.accept("tax", ok("bank"))
+    assert machine.cause is not None
+    assert (machine.cause.party, machine.cause.code) == ("tax", "wrong_party")
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"status": "fine"}, {"status": 1}, {"status": ["ok"][0:0]}, {"hello": b"x"}]
+)
+def test_a_reply_without_a_known_status_is_a_failure(record: dict[str, object]) -> None:
+    assert Reply.from_record(record).code == "malformed_reply"
+
+
+def test_a_hello_without_a_hello_fails_the_run() -> None:
+    machine = rounds()
+    machine.begin()
+    machine.accept("tax", Reply("ok", party="tax"))
+    assert machine.cause is not None
+
+
+replies = st.sampled_from([ok("bank"), ok("court"), ok("tax"), Reply("failed", "x", "y"), Reply("refused")])
+steps = st.one_of(
+    st.tuples(st.just("accept"), st.sampled_from(PARTIES), replies),
+    st.tuples(st.just("lose"), st.sampled_from(PARTIES), st.just("gone")),
+    st.tuples(st.just("expire")),
+)
+
+
+@given(st.lists(steps, max_size=60))
+def test_whatever_happens_phases_only_go_forward_and_the_cause_never_changes(
+    script: list[tuple[object, ...]],
+) -> None:
+    machine, reached, cause = rounds(), 0, None
+    for name, *arguments in script:
+        machine.begin()
+        getattr(machine, str(name))(*arguments)
+        assert PHASES.index(machine.phase) >= reached
+        assert cause is None or machine.cause == cause
+        assert machine.cause is None or machine.phase == "close"
+        reached, cause = PHASES.index(machine.phase), machine.cause
+        assert machine.waiting or machine.is_over
+
+
+@given(st.binary(max_size=64) | st.text(max_size=20) | st.integers(), st.text(max_size=3000))
+def test_a_hostile_reply_never_raises(hello: object, reason: str) -> None:
+    reply = Reply.from_record({"status": "ok", "hello": hello, "reason": reason, "metrics": hello})
+    assert len(reply.reason) <= 1000
