@@ -79,8 +79,8 @@ class ColumnConfig(_Strict):
 class DataConfig(_Strict):
     """Where the rows are and what they mean."""
 
-    source: Literal["csv", "parquet", "postgresql"]
-    """The kind of source."""
+    source: Literal["csv", "parquet", "postgresql", "query"]
+    """The kind of source; ``query`` is SQL over CSV and Parquet files."""
 
     path: Path | None = None
     """The file of a ``csv`` or ``parquet`` source."""
@@ -104,7 +104,10 @@ class DataConfig(_Strict):
     """The table or view of a ``postgresql`` source, ``schema.name`` or ``name``."""
 
     query: str | None = None
-    """A SELECT instead of a table; it runs in a read-only transaction."""
+    """A SELECT: instead of a PostgreSQL table, in a read-only transaction; or over files, by DuckDB."""
+
+    folder: Path = Path()
+    """What relative paths in a query over files are relative to."""
 
     identifier: Name
     """The column that names the enterprise."""
@@ -136,6 +139,9 @@ class DataConfig(_Strict):
                 raise ValueError("a postgresql source needs exactly one of table and query")
             if self.path is not None:
                 raise ValueError("a postgresql source has no path")
+        elif self.source == "query":
+            if self.query is None or any(value is not None for value in (self.path, self.url, self.url_env, self.table)):
+                raise ValueError("a query source needs query, and neither path, url nor table")
         elif self.path is None:
             raise ValueError(f"a {self.source} source needs a path")
         elif any(value is not None for value in (self.url, self.url_env, self.table, self.query)):
@@ -278,6 +284,7 @@ def _resolved(config: NodeConfig, folder: Path) -> NodeConfig:
             "data": data.model_copy(
                 update={
                     "path": None if data.path is None else folder / data.path,
+                    "folder": folder / data.folder,
                     "roster": None if data.roster is None else folder / data.roster,
                 }
             ),

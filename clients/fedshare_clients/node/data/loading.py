@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from fedshare.credit.identifiers import normalise_identifiers
 from fedshare.errors import DataError, FedshareError, UnavailableError
@@ -24,7 +25,6 @@ from .table import Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from fedshare_clients.node.config import NodeConfig
@@ -127,6 +127,10 @@ def open_source(config: NodeConfig) -> Source:
         from .postgresql import PostgresqlSource  # noqa: PLC0415
 
         return PostgresqlSource(config.database_url(), config.party, data.table, data.query)
+    if data.source == "query":
+        from .query import QuerySource  # noqa: PLC0415 - as above
+
+        return QuerySource(data.query or "", data.folder, config.party)
     if data.path is None:
         raise DataError("data.path is not set", party=config.party)
     if data.source == "csv":
@@ -174,6 +178,8 @@ class _Reader:
             available = tuple(self._source.column_names())
             self._find_columns(available)
             self._read_rows()
+            # What reading borrowed goes back to the system: training needs the room.
+            pa.default_memory_pool().release_unused()
             table, summaries = self._check()
         except (DataError, UnavailableError) as error:
             self._problems.append(error)
