@@ -1,8 +1,12 @@
-"""The code digest: which code a contract is for."""
+"""The code digest: which code a contract is for.
+
+It is over what Python would import. The interpreter and the libraries under it are the institution's own choice.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from importlib.machinery import all_suffixes
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +21,24 @@ __all__ = ["PACKAGES", "code_digest", "installed_code_digest"]
 #: What one wheel installs.
 PACKAGES = ("fedshare", "fedshare_clients", "fedshare_server")
 
+# A compiled module beside a source file is imported instead of it, or without one.
+_IMPORTED = tuple(all_suffixes())
+
 
 def code_digest(packages: Iterable[Path]) -> str:
-    """Return a SHA-256 over the Python files of installed packages, hexadecimal.
+    """Return a SHA-256 over the importable files of installed packages, hexadecimal.
 
     The digest is over one line per file, ``sha256  package/relative/path``, sorted by path: the same as
-    ``sha256sum`` would print. Caches and other files do not count.
+    ``sha256sum`` would print. Caches (``__pycache__``) and other files do not count.
 
     Args:
         packages: the packages' own folders, e.g. ``.../site-packages/fedshare``.
     """
     lines = []
     for package in packages:
-        for path in package.rglob("*.py"):
+        for path in package.rglob("*"):
+            if not path.name.endswith(_IMPORTED) or path.parent.name == "__pycache__":
+                continue
             name = f"{package.name}/{path.relative_to(package).as_posix()}"
             lines.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines))

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
     from .model import Column, Contract, Role
 
-__all__ = ["verify_columns", "verify_party", "verify_quota", "verify_ready", "verify_setting", "verify_signed"]
+__all__ = [
+    "verify_columns",
+    "verify_party",
+    "verify_quota",
+    "verify_ready",
+    "verify_setting",
+    "verify_signed",
+]
 
 
 def verify_ready(
@@ -56,11 +63,15 @@ def verify_ready(
     verify_signed(contract, decisions, party)
     if now < contract.valid_from:
         raise RefusedError(
-            "contract_not_yet_valid", f"the contract is valid from {contract.valid_from:%Y-%m-%d %H:%M} UTC", party=party
+            "contract_not_yet_valid",
+            f"the contract is valid from {contract.valid_from:%Y-%m-%d %H:%M} UTC",
+            party=party,
         )
     if now >= contract.valid_until:
         raise RefusedError(
-            "contract_expired", f"the contract ended at {contract.valid_until:%Y-%m-%d %H:%M} UTC", party=party
+            "contract_expired",
+            f"the contract ended at {contract.valid_until:%Y-%m-%d %H:%M} UTC",
+            party=party,
         )
     if code_digest != contract.code_digest:
         raise RefusedError(
@@ -79,7 +90,9 @@ def verify_party(contract: Contract, party: str, identity_key: bytes, role: Role
     """
     named = next((each for each in contract.parties if each.id == party), None)
     if named is None:
-        raise RefusedError("party_unknown", f"the contract {contract.name} does not name {party}", party=party)
+        raise RefusedError(
+            "party_unknown", f"the contract {contract.name} does not name {party}", party=party
+        )
     if named.identity_key_bytes() != identity_key:
         raise RefusedError(
             "party_key_differs",
@@ -88,7 +101,9 @@ def verify_party(contract: Contract, party: str, identity_key: bytes, role: Role
         )
     if role is not None and named.role != role:
         raise RefusedError(
-            "role_differs", f"the contract has this party as {named.role}, its configuration as {role}", party=party
+            "role_differs",
+            f"the contract has this party as {named.role}, its configuration as {role}",
+            party=party,
         )
 
 
@@ -98,14 +113,14 @@ def verify_signed(contract: Contract, decisions: Mapping[str, bytes], party: str
     Raises:
         RefusedError: an approval is missing, of another contract, or a rejection.
     """
-    missing = []
+    missing, digest = [], contract.digest()
     for each in contract.parties:
         try:
             decision = verify_decision(decisions[each.id], each.id, each.identity_key_bytes())
         except (KeyError, ProtocolError):
             missing.append(each.id)
             continue
-        if decision.contract_digest != contract.digest():
+        if decision.contract_digest != digest:
             missing.append(each.id)
         elif decision.verdict != "approve":
             raise RefusedError("contract_rejected", f"{each.id} rejected the contract", party=party)
@@ -124,7 +139,9 @@ def verify_columns(contract: Contract, party: str, columns: Iterable[Column]) ->
     agreed = {column.name: column for column in contract.party(party).columns}
     own = {column.name: column for column in columns}
     for name in sorted(agreed.keys() - own.keys()):
-        raise RefusedError("columns_differ", f"the contract has column {name}, the configuration does not", party=party)
+        raise RefusedError(
+            "columns_differ", f"the contract has column {name}, the configuration does not", party=party
+        )
     for name, column in agreed.items():
         for field in ("kind", "bins", "monotone"):
             if getattr(column, field) != getattr(own[name], field):

@@ -1,7 +1,9 @@
 """The contract: everything that a party agrees to, in one document that every party signs.
 
-Two documents are the same contract if their canonical form (RFC 8785) is the same bytes; its SHA-256 is the contract's digest.
-Unknown fields are refused, so nothing can be hidden in a contract that this version does not understand.
+Two documents are the same contract if their canonical form (RFC 8785) is the same bytes; its SHA-256 is the
+contract's digest. Unknown fields are refused, so nothing can be hidden in a contract that this version does not
+understand. Text is one line of printable characters, so nothing in it can pass for another part of the page
+that people read before they sign.
 """
 
 from __future__ import annotations
@@ -14,9 +16,18 @@ from typing import Annotated, Any, Literal
 import rfc8785
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from fedshare.errors import ConfigError
+from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
 __all__ = ["Alignment", "Column", "Contract", "Outputs", "Party", "Role", "ScorecardModel", "parse_contract"]
@@ -24,6 +35,32 @@ __all__ = ["Alignment", "Column", "Contract", "Outputs", "Party", "Role", "Score
 Role = Literal["feature_holder", "label_holder"]
 PartyId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+# Integers above 2^53 have no canonical form (RFC 7493 section 2.2); no region has more enterprises.
+_MAX_COUNT = 1_000_000_000
+_MAX_COLUMNS = 1000
+_MAX_PROBLEMS = 20
+# In the audit log this name is the coordinator's.
+_RESERVED_ID = "coordinator"
+
+
+def _is_plain(value: str) -> str:
+    # Prevent terminal controls and writing-direction marks from changing what a reader sees.
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("expected printable characters on one line, without spaces around them")
+    return value
+
+
+def _one_line(value: str) -> str:
+    joined = " ".join(value.split())
+    if value and not joined:
+        raise ValueError("expected text, found white space only")
+    return _is_plain(joined)
+
+
+Name = Annotated[str, AfterValidator(_is_plain)]
+#: Text for people; white space, line ends included, becomes single spaces.
+Sentence = Annotated[str, AfterValidator(_one_line)]
 
 
 class _Strict(BaseModel):
@@ -41,11 +78,11 @@ class Column(_Strict):
         classification: the institution's own word for how sensitive it is.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[Name, Field(min_length=1, max_length=200)]
     kind: Literal["numeric", "categorical"] = "numeric"
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     monotone: Literal["none", "increasing", "decreasing"] = "none"
-    classification: Annotated[str, Field(max_length=100)] = "internal"
+    classification: Annotated[Name, Field(max_length=100)] = "internal"
 
     @model_validator(mode="after")
     def _is_ordered_if_monotone(self) -> Column:
@@ -69,19 +106,21 @@ class Party(_Strict):
     role: Role
     identity_key: str
     flower_key: Digest
-    columns: tuple[Column, ...] = ()
+    columns: Annotated[tuple[Column, ...], Field(max_length=_MAX_COLUMNS)] = ()
 
     @field_validator("identity_key")
     @classmethod
     def _is_a_key(cls, value: str) -> str:
         try:
             decode_public_key(value)
-        except ConfigError as error:
+        except (ConfigError, ProtocolError) as error:
             raise ValueError(str(error)) from error
         return value
 
     @model_validator(mode="after")
     def _columns_make_sense(self) -> Party:
+        if self.id == _RESERVED_ID:
+            raise ValueError(f"{_RESERVED_ID} is the coordinator's name: no party has it")
         names = [column.name for column in self.columns]
         if len(set(names)) < len(names):
             raise ValueError("two columns have the same name")
@@ -119,14 +158,14 @@ class Alignment(_Strict):
         identifier: unified social credit codes, or any text that the parties agree on.
         check_digits: whether a wrong check digit is refused.
         quota: identifiers that a bank may ask each holder for in one run.
-        missing_enterprises: ``inner``: customers that some holder does not know are left out; ``impute``: every holder extends its
-            universe to the public roster, with rows without values.
+        missing_enterprises: ``inner``: customers that some holder does not know are left out; ``impute``: every
+            holder extends its universe to the public roster, with rows without values.
         roster_digest: SHA-256 of the roster file; needed by ``impute``.
     """
 
     identifier: Literal["uscc", "opaque"] = "uscc"
     check_digits: bool = True
-    quota: Annotated[int, Field(ge=1)]
+    quota: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
     missing_enterprises: Literal["inner", "impute"] = "inner"
     roster_digest: Digest | None = None
 
@@ -152,12 +191,12 @@ class Contract(_Strict):
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
-    purpose: Annotated[str, Field(min_length=1, max_length=2000)]
+    purpose: Annotated[Sentence, Field(min_length=1, max_length=2000)]
     parties: Annotated[tuple[Party, ...], Field(min_length=2, max_length=64)]
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
-    minimum_cohort: Annotated[int, Field(ge=1)] = 30
+    minimum_cohort: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 30
     outputs: Outputs = Outputs()
     valid_from: datetime
     valid_until: datetime
@@ -170,11 +209,17 @@ class Contract(_Strict):
     def _has_a_zone(cls, value: datetime) -> datetime:
         if value.tzinfo is None:
             raise ValueError("needs a time zone, e.g. 2026-01-31T00:00:00Z")
-        return value.astimezone(UTC)
+        if value.microsecond:
+            # Prevent two contracts that end at different instants from having one digest.
+            raise ValueError("expected whole seconds")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError("lies outside the years 1 to 9999 in UTC") from error
 
     @field_serializer("valid_from", "valid_until", when_used="json")
     def _as_utc(self, value: datetime) -> str:
-        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return value.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Contract:
@@ -224,7 +269,7 @@ class Contract(_Strict):
     def ring_seed(self) -> bytes:
         """Return the seed of the public ring elements, 32 bytes.
 
-        It follows from the digest, so no party can choose the elements: the digest covers every party's keys and a nonce.
+        It follows from the digest, which covers every party's keys and a nonce, so nobody chooses the elements.
         """
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedshare ring seed v1")
         return kdf.derive(bytes.fromhex(self.digest()))
@@ -234,17 +279,24 @@ def parse_contract(document: bytes | dict[str, Any]) -> Contract:
     """Return the contract in JSON bytes or in an already parsed document.
 
     Raises:
-        ConfigError: it is not a contract; the message names every wrong field.
+        ConfigError: it is not a contract; the message names the wrong fields, the first 20 of them.
     """
     try:
         parsed = json.loads(document) if isinstance(document, bytes) else document
         return Contract.model_validate(parsed)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'contract'}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors(include_input=False, include_url=False)
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        shown = "; ".join(
+            f"{_place(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in problems[:_MAX_PROBLEMS]
         )
-        raise ConfigError(f"contract: {problems}") from error
+        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+        raise ConfigError(f"contract: {shown}{more}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError("contract: expected JSON, found something else") from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return where a problem is; the name of an unknown field is the author's and may hold anything."""
+    dotted = ".".join(str(part) for part in location) or "contract"
+    return dotted if dotted.isprintable() and len(dotted) <= 200 else ascii(dotted)[:200]

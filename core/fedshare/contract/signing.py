@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from fedshare.errors import ProtocolError
 from fedshare.identity import dsse
+
+from .model import Sentence  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
     from fedshare.identity.keys import IdentityKey
@@ -36,8 +38,8 @@ class Decision(BaseModel):
     contract_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     party: str
     verdict: Verdict
-    reason: str = Field(default="", max_length=2000)
-    time: datetime
+    reason: Annotated[Sentence, Field(max_length=2000)] = ""
+    time: AwareDatetime
 
 
 def sign_decision(decision: Decision, key: IdentityKey) -> bytes:
