@@ -90,9 +90,8 @@ def perfect_root(hashes: Sequence[bytes]) -> bytes:
 def range_root(start: int, end: int, nodes: Nodes) -> bytes:
     """Return MTH(D[start:end]) from the perfect subtrees that ``nodes`` answers.
 
-    Source: RFC 9162 section 2.1.1; ``start`` must be where such a subtree begins in its tree, as it is for
-        every
-    range that a proof names.
+    Source: RFC 9162 section 2.1.1. The range must begin where a subtree of its tree does, as every range that
+    a proof names does.
 
     Args:
         start: first leaf, a multiple of the largest power of two below ``end - start``.

@@ -30,7 +30,7 @@ from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.hashing import EMPTY_ROOT, HASH_BYTES, MAX_TREE_SIZE, edge_root, leaf_hash, perfect_root
 from fedshare.audit.notes import Note, open_note, parse_note, parse_signature_lines
 from fedshare.audit.proofs import consistency_proof
-from fedshare.audit.storage import FolderSource, make_folder, sync_folders, write_file
+from fedshare.audit.storage import FolderSource, make_folder, move_file, sync_folders, write_file
 from fedshare.audit.tiles import (
     CHECKPOINT_PATH,
     MAX_ENTRY_BYTES,
@@ -165,8 +165,7 @@ class AuditLog:
     def publish(self, cosignatures: Iterable[str]) -> bool:
         """Add witnesses' signature lines to the head; publish it if the policy is satisfied, and say so.
 
-        Lines of keys that the policy does not name are left out, and so are bad ones: an unreachable or
-            faulty
+        Lines of keys that the policy does not name are left out, and so are bad ones, because a faulty
         witness must not stop the others.
 
         Raises:
@@ -190,10 +189,11 @@ class AuditLog:
         if self._policy is not None:
             _, cosigners, _ = self._policy.open(self._head)
             is_public = self._policy.is_met_by(cosigners)
-        write_file(self._folder / (CHECKPOINT_PATH if is_public else PENDING_PATH), self._head)
+        # Durable first and public second: nobody may see a head that a power cut could still take back.
+        write_file(self._folder / PENDING_PATH, self._head)
         sync_folders([self._folder])
         if is_public:
-            (self._folder / PENDING_PATH).unlink(missing_ok=True)
+            move_file(self._folder / PENDING_PATH, self._folder / CHECKPOINT_PATH)
             self._drop_partials()
         return is_public
 
@@ -270,6 +270,8 @@ class AuditLog:
             or list(map(leaf_hash, self._tail)) != self._edges[0]
         ):
             raise StorageError(f"the log's tiles do not lead to its signed checkpoint: {_RESTART}")
+        if (self._folder / PENDING_PATH).exists():
+            self._publish()  # all that is missing may be the renaming
 
     def _read_head(self, path: str) -> tuple[Checkpoint, bytes] | None:
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["MAX_FILE_BYTES", "FolderSource", "make_folder", "sync_folders", "write_file"]
+__all__ = ["MAX_FILE_BYTES", "FolderSource", "make_folder", "move_file", "sync_folders", "write_file"]
 
 # No tile, bundle or checkpoint is longer: 256 entries of 65,535 bytes with their lengths.
 MAX_FILE_BYTES = 256 * (2**16 + 1)
@@ -58,6 +58,19 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"could not write {path.name}: {error.strerror}") from error
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target`` in the same folder, durably.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise StorageError(f"could not rename {source.name}: {error.strerror}") from error
+    sync_folders([target.parent])
 
 
 def make_folder(folder: Path) -> None:

@@ -236,6 +236,14 @@ def test_a_receipt_of_the_log_is_checked_with_its_policy(tmp_path):
         make_receipt(FolderSource(tmp_path), 300)
 
 
+def test_a_checkpoint_that_lacked_only_its_renaming_is_public_after_a_restart(tmp_path):
+    with AuditLog.open(tmp_path, SIGNER) as log:
+        log.append([b"a"])
+    (tmp_path / "checkpoint").rename(tmp_path / PENDING_PATH)
+    AuditLog.open(tmp_path, SIGNER).close()
+    assert read_all(tmp_path) == [b"a"]
+
+
 # Kill -9.
 
 
