@@ -1,1 +1,1 @@
-"""."""
+"""What the federation gives away: the leak ledger."""

@@ -1,0 +1,388 @@
+"""The leak ledger: what each role learns from everything that crosses the federation, and why it is needed.
+
+One entry for every payload message of ``protos/fedshare/wire/v1/payload.proto``, which travel sealed, and for
+everything that the coordinator can read. An entry lists the fields of its message: a test walks the definitions
+and fails if a message or a field is missing here, so nothing is added to the protocol without saying what it
+gives away.
+
+``summarise`` says what follows for one contract, in numbers, before anyone signs it. What parties may learn by
+combining what they see is in ``docs/protocol.md``, "What follows from the messages".
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedshare.identity.keys import fingerprint
+
+if TYPE_CHECKING:
+    from fedshare.contract.model import Contract, Party
+
+__all__ = ["LEDGER", "Leak", "Speaker", "bins_at_most", "summarise", "sums_at_most"]
+
+Speaker = Literal["feature_holder", "label_holder", "coordinator", "party"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """What one message gives away beyond what its reader knew before.
+
+    Attributes:
+        message: its name in ``protos/``, or the class that carries it in a Flower message.
+        fields: every field of it, by name.
+        phase: of the run; empty if it is not tied to one.
+        sender: the role that sends it; ``party`` is either kind of institution.
+        recipient: the role that it is for.
+        sealed: whether it travels in envelopes only, which the coordinator cannot open.
+        feature_holder: what feature holders learn.
+        label_holder: what the bank learns.
+        coordinator: what the coordinator learns.
+        auditor: what a reader of the audit log learns, which states sizes and digests of envelopes.
+        needed: why it is sent.
+    """
+
+    message: str
+    fields: tuple[str, ...]
+    phase: str
+    sender: Speaker
+    recipient: Speaker
+    sealed: bool
+    feature_holder: str
+    label_holder: str
+    coordinator: str
+    auditor: str
+    needed: str
+
+
+_NOTHING = "nothing"
+_SENT = "nothing: sends it"
+_SIZES = "number and size of the envelopes"
+
+LEDGER: tuple[Leak, ...] = (
+    Leak(
+        message="Hello",
+        fields=("party", "contract_digest", "run_id", "ephemeral_key", "nonce"),
+        phase="hello",
+        sender="party",
+        recipient="party",
+        sealed=False,
+        feature_holder="who takes part in the run, under which key for this run",
+        label_holder="who takes part in the run, under which key for this run",
+        coordinator="who takes part in the run; it is public and signed",
+        auditor=_NOTHING,
+        needed="keys between the parties that the coordinator cannot replace",
+    ),
+    Leak(
+        message="BlindedIdentifiers",
+        fields=("elements",),
+        phase="align",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="how many identifiers the bank asks for, not which",
+        label_holder=_SENT,
+        coordinator="that number, from the size",
+        auditor=_SIZES,
+        needed="row keys of the bank's customers without naming them",
+    ),
+    Leak(
+        message="EvaluatedIdentifiers",
+        fields=("elements",),
+        phase="align",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="the row keys of the identifiers it asked for, whether or not they are its customers",
+        coordinator="the number of identifiers asked for, from the size",
+        auditor=_SIZES,
+        needed="the bank opens the rows of its customers and no others",
+    ),
+    Leak(
+        message="RowTags",
+        fields=("tags",),
+        phase="align",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="the size of the holder's universe, and which of the identifiers it asked for are in it",
+        coordinator="the size of the universe, from the size",
+        auditor=_SIZES,
+        needed="the bank finds its customers' rows by itself",
+    ),
+    Leak(
+        message="SecretOffers",
+        fields=("offers",),
+        phase="prepare",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="nothing: the number of queries is in the contract",
+        label_holder=_SENT,
+        coordinator=_NOTHING,
+        auditor=_SIZES,
+        needed="one-time secrets for every query to come",
+    ),
+    Leak(
+        message="SecretAnswer",
+        fields=("answer",),
+        phase="prepare",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="the number of the holder's bins",
+        coordinator="the number of the holder's bins, from the size",
+        auditor=_SIZES,
+        needed="masks under which a query opens at the holder only",
+    ),
+    Leak(
+        message="CountQuery",
+        fields=("ciphertext", "share"),
+        phase="prepare",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="training customers in each of its bins, zero and small numbers included, not who they are",
+        label_holder=_SENT,
+        coordinator="size of the universe and number of bins, from the size",
+        auditor=_SIZES,
+        needed="bins below the minimum cohort are merged before any outcome is used",
+    ),
+    Leak(
+        message="SealedProduct",
+        fields=("ciphertext", "share", "coefficients", "stop"),
+        phase="train",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="sums of the training customers' residuals over each of its bins; how the bank weighs the "
+        "directions of all holders together; when training ends",
+        label_holder=_SENT,
+        coordinator="the number of iterations, and that training ended, from the size",
+        auditor="number and size of the envelopes, with them the number of iterations",
+        needed="the gradient of the holder's weights",
+    ),
+    Leak(
+        message="SealedColumn",
+        fields=("values", "penalty"),
+        phase="train",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="for its own customers, the sum over all holders of the partial scores along one direction, equal "
+        "for customers in equal bins; the sum over all holders of the penalty",
+        coordinator="the number of iterations",
+        auditor="number and size of the envelopes, with them the number of iterations",
+        needed="scores of the bank's customers, from which it finds the next residual",
+    ),
+    Leak(
+        message="Envelope",
+        fields=("run_id", "phase", "step", "sender", "recipient", "sequence", "last", "ciphertext"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder=_NOTHING,
+        label_holder=_NOTHING,
+        coordinator="which message goes from whom to whom, when, and its size; not its content",
+        auditor="per phase and pair of parties: number, size and a digest of the envelopes",
+        needed="delivery",
+    ),
+    Leak(
+        message="Open",
+        fields=("run_id", "instance", "received", "retained"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder=_NOTHING,
+        label_holder=_NOTHING,
+        coordinator="how far a party's messages have come, and whether its process was restarted",
+        auditor=_NOTHING,
+        needed="connections resume where they were cut",
+    ),
+    Leak(
+        message="Ack",
+        fields=("peer", "next_sequence"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder=_NOTHING,
+        label_holder=_NOTHING,
+        coordinator="how fast a party takes its messages",
+        auditor=_NOTHING,
+        needed="the coordinator forgets what has arrived",
+    ),
+    Leak(
+        message="Reply",
+        fields=("status", "code", "reason", "party", "hello", "metrics"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder="why a run ended, if another party ended it",
+        label_holder="why a run ended, if another party ended it",
+        coordinator="whether a party went through a phase, or why not, without data; where the contract shows metrics: "
+        "iterations, AUC and KS of the shared and of the bank's own model",
+        auditor="outcome of phases and runs, refusals, metrics that the contract lets out",
+        needed="the run goes from phase to phase, and a failure names its cause",
+    ),
+    Leak(
+        message="ReportProgressRequest",
+        fields=("run_id", "phase", "iteration", "seconds", "bytes_sent", "bytes_received", "loss"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder=_NOTHING,
+        label_holder=_NOTHING,
+        coordinator="how far a party is and how long it takes; where the contract shows metrics: the training loss "
+        "after each iteration",
+        auditor=_NOTHING,
+        needed="the operator sees that a run moves",
+    ),
+    Leak(
+        message="ReportFailureRequest",
+        fields=("run_id", "code", "reason"),
+        phase="",
+        sender="party",
+        recipient="coordinator",
+        sealed=False,
+        feature_holder="why a run ended, if another party ended it",
+        label_holder="why a run ended, if another party ended it",
+        coordinator="why a party cannot go on, in a sentence without data",
+        auditor="the code, if the party logs a refusal",
+        needed="no party waits for one that has stopped",
+    ),
+)
+"""In the order of a run; what the coordinator can read comes last."""
+
+
+def bins_at_most(party: Party) -> int:
+    """Return the most bins that a party's columns are cut into, one for missing values in each column included."""
+    return sum(column.bins + 1 for column in party.columns)
+
+
+def sums_at_most(contract: Contract, holder: Party) -> int:
+    """Return the most sums over customers that one run shows a holder: its bins, counted once and in every iteration."""
+    return bins_at_most(holder) * (contract.model.max_iterations + 1)
+
+
+def summarise(contract: Contract) -> str:
+    """Return who learns what under ``contract``, as plain text to read before signing; lines of up to 100 characters.
+
+    Every number is an upper bound for one run. The contract does not bound the number of runs.
+    """
+    parts = [f"What one run of contract {contract.name} ({contract.digest()[:12]}) tells each party, at most"]
+    parts += [
+        _section(f"{party.id} (feature_holder)", _holder_learns(contract, party))
+        for party in contract.holders()
+    ]
+    parts += [_section(f"{party.id} (label_holder)", _bank_learns(contract)) for party in contract.banks()]
+    parts.append(_section("the coordinator", _coordinator_learns(contract)))
+    parts.append(
+        _section(
+            "an auditor with a copy of the log",
+            [
+                "this contract, who approved it, when runs and phases began and how they ended",
+                "per phase and pair of parties the number and size of the messages, and a digest of them",
+            ],
+        )
+    )
+    parts.append("Message by message")
+    parts += [_message(leak) for leak in LEDGER]
+    parts.append(
+        _section(
+            "Before you sign, compare these fingerprints with each institution, not through the coordinator",
+            [f"{party.id}: {fingerprint(party.identity_key_bytes())}" for party in contract.parties],
+        )
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _holder_learns(contract: Contract, holder: Party) -> list[str]:
+    bins, queries = bins_at_most(holder), contract.model.max_iterations + 1
+    sums = sums_at_most(contract, holder)
+    return [
+        f"how many identifiers the bank asks for, {contract.alignment.quota:,} or fewer, and not which",
+        f"{bins:,} bins x {queries:,} queries = {sums:,} sums over training customers: first how many are in each of its "
+        "bins, zero and small numbers included, then sums of their residuals over bins of at least "
+        f"{contract.minimum_cohort:,} customers",
+        f"if its universe has fewer than {sums:,} rows and its columns alone nearly determine the score, it could set "
+        "up and solve equations for who is a customer",
+        "how the bank weighs the directions of all holders together",
+    ]
+
+
+def _bank_learns(contract: Contract) -> list[str]:
+    holders, quota = contract.holders(), contract.alignment.quota
+    sizes = "the size of every holder's universe and the number of its bins"
+    known = (
+        "which of its customers are on the public roster or known to every holder"
+        if contract.alignment.missing_enterprises == "impute"
+        else "which of its customers each holder knows"
+    )
+    lines = [
+        sizes,
+        known,
+        f"the same of any other enterprise that it asks for: {quota:,} identifiers at each holder, and nobody sees which",
+    ]
+    iterations = f"{contract.model.max_iterations:,} directions"
+    if len(holders) == 1:
+        lines.append(
+            f"for each of its customers the partial scores of {holders[0].id} itself along {iterations}: there is no "
+            "second holder to hide among"
+        )
+    else:
+        lines.append(
+            f"for each of its customers the sum of the partial scores of {len(holders)} holders along {iterations}; a "
+            "holder's own only if all other holders help the bank"
+        )
+    lines.append("which of its customers are in equal bins at all holders: they have equal sums")
+    return lines
+
+
+def _coordinator_learns(contract: Contract) -> list[str]:
+    shown = (
+        "the training loss after every iteration; at the end the number of iterations, and AUC and KS of the shared "
+        "and of the bank's own model"
+        if contract.outputs.coordinator_metrics
+        else "no loss, no AUC, no KS"
+    )
+    return [
+        "this contract: parties, names of columns, terms",
+        "which message goes from whom to whom, when, and its size; with that the sizes of universes, the number of "
+        "identifiers asked for, the numbers of bins and of iterations",
+        "how far every party is, and why it stopped if it did, without data",
+        shown,
+    ]
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join([title, *(_wrap("  - ", line) for line in lines)])
+
+
+def _message(leak: Leak) -> str:
+    where = f"{leak.phase + ': ' if leak.phase else ''}{leak.sender} -> {leak.recipient}"
+    return "\n".join(
+        [
+            f"  {leak.message}  ({where}, {'sealed' if leak.sealed else 'not sealed'})",
+            _wrap("    needed for      ", leak.needed),
+            _wrap("    feature_holder  ", leak.feature_holder),
+            _wrap("    label_holder    ", leak.label_holder),
+            _wrap("    coordinator     ", leak.coordinator),
+            _wrap("    auditor         ", leak.auditor),
+        ]
+    )
+
+
+def _wrap(head: str, text: str) -> str:
+    return textwrap.fill(
+        text, 100, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False
+    )
