@@ -167,6 +167,7 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
         FedshareError: the node is not set up, or the coordinator cannot be reached or does not know this node.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Flower's client would log every poll for tasks
     platform = NodePlatform(config, state)
     service = NodeService(platform)
     stopping = threading.Event()

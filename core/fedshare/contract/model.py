@@ -142,6 +142,8 @@ class ScorecardModel(_Strict):
         smoothness: weight of the squared differences between neighbouring bins.
         max_iterations: the most rounds of sealed products; one-time secrets are prepared for this many.
         tolerance: training stops when the objective falls by less than this, in nats per customer.
+        patience: early stopping: after this many iterations without a lower held-out loss training goes back to the lowest
+            and stops; 0 trains to the optimum.
     """
 
     kind: Literal["scorecard"] = "scorecard"
@@ -149,6 +151,7 @@ class ScorecardModel(_Strict):
     smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     max_iterations: Annotated[int, Field(ge=1, le=200)] = 30
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-5
+    patience: Annotated[int, Field(ge=0, le=200)] = 0
 
 
 class Alignment(_Strict):

@@ -41,7 +41,8 @@ class Step:
         train_loss: mean weighted log loss of the training customers, in nats.
         holdout_loss: of the held-out customers; ``None`` if there are none.
         stop: whether training ends here.
-        reason: why it ends, or ``improving``.
+        reason: ``improving``, or why it ends: ``converged``, ``held-out loss`` (the weights are then those at which it was
+            lowest) or ``iteration limit``.
     """
 
     coefficients: NDArray[np.float64]
@@ -104,6 +105,8 @@ class LabelHolderModel:
         self._variables = np.zeros(design.width + 1)
         self._variables[-1] = _log_odds(outcome[mask], weight[mask])
         self._objectives: list[float] = []
+        self._holdout_losses: list[float] = []
+        self._best = self._variables
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -175,7 +178,13 @@ class LabelHolderModel:
         precision = _PRECISION * max(self._settings.tolerance, 1e-12) * total
         self._variables = minimise(objective, self._variables, bounded, precision)
         self._objectives.append(objective.value(self._variables) / total)
+        holdout_loss = self._loss(~train)
+        self._holdout_losses.append(np.inf if holdout_loss is None else holdout_loss)
+        if self._holdout_losses[-1] <= min(self._holdout_losses):
+            self._best = self._variables
         reason = self._stop_reason()
+        if reason == "held-out loss":
+            self._return_to_best()
         return Step(
             coefficients=self.coefficients,
             objective=self._objectives[-1],
@@ -200,7 +209,17 @@ class LabelHolderModel:
             return "converged"
         if len(self._objectives) > self._settings.max_iterations:
             return "iteration limit"
+        patience = self._settings.patience
+        since_best = len(self._holdout_losses) - 1 - int(np.argmin(self._holdout_losses))
+        if patience and since_best >= patience and np.isfinite(self._holdout_losses[-1]):
+            return "held-out loss"
         return ""
+
+    def _return_to_best(self) -> None:
+        """Go back to the variables with the lowest held-out loss; directions that came later get zero."""
+        later = len(self._variables) - len(self._best)
+        at = self._directions.shape[1] - later
+        self._variables = np.insert(self._best, [at] * later, 0.0)
 
 
 def _log_odds(labels: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

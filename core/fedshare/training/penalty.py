@@ -42,6 +42,10 @@ class ModelSettings(Protocol):
     def tolerance(self) -> float:
         """The decrease of the mean objective, in nats per customer, below which training stops."""
 
+    @property
+    def patience(self) -> int:
+        """Iterations without a lower held-out loss after which training stops; 0 to train to the optimum."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cone:

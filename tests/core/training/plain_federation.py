@@ -13,6 +13,7 @@ class Settings:
     smoothness: float = 0.0
     max_iterations: int = 60
     tolerance: float = 1e-9
+    patience: int = 0
 
 
 def make_design(rng, latent, columns, bins=5, monotone="none"):

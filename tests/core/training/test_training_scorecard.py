@@ -99,6 +99,20 @@ def test_training_stops_at_the_contracts_iteration_limit():
     assert (len(steps), steps[-1].reason, len(steps[-1].coefficients)) == (4, "iteration limit", 3)
 
 
+def test_early_stopping_goes_back_to_the_lowest_held_out_loss():
+    # So little ridge that the pooled optimum overfits these few customers.
+    economy = Economy(seed=4, universe=400, customers=160)
+    model, blocks, steps = train_plain(economy, Settings(ridge=1e-3, patience=3))
+    losses = [step.holdout_loss for step in steps[:-1]]
+    assert (steps[-1].reason, len(steps[-1].coefficients)) == ("held-out loss", len(steps) - 1)
+    assert steps[-1].holdout_loss == pytest.approx(min(losses))
+    assert steps[-1].holdout_loss < losses[-1]
+    pooled = model.own_weights[economy.bank.codes].sum(axis=1) + model.intercept
+    for block, design in zip(blocks, economy.holders, strict=True):
+        pooled += block.weights[design.codes[economy.rows]].sum(axis=1)
+    np.testing.assert_allclose(pooled, model.scores(), atol=1e-9)
+
+
 def test_without_held_out_customers_there_is_no_held_out_loss():
     economy = Economy()
     everyone = np.ones(len(economy.labels), dtype=bool)
