@@ -73,8 +73,8 @@ def decode_base64(text: str, what: str) -> bytes:
 
 
 def _expect_name(name: str) -> str:
-    # str.isspace knows every character of the Unicode property White_Space.
-    if not name or "+" in name or any(c.isspace() or ord(c) < 0x20 for c in name):
+    # str.isspace knows every character of the Unicode property White_Space; surrogates are not UTF-8.
+    if not name or any(c == "+" or c.isspace() or c < " " or "\ud800" <= c <= "\udfff" for c in name):
         raise ProtocolError("expected a key name without spaces, plus signs and control characters")
     return name
 

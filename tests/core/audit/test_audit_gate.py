@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.entries import EntrySigner
 from fedshare.audit.gate import prove_opening, verify_opening

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.hashing import EMPTY_ROOT, leaf_hash, root_of_leaves
 from fedshare.audit.log import PENDING_PATH, AuditLog
@@ -18,8 +21,6 @@ from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import read_bundle, resource_paths
 from fedshare.audit.witnessing import add_checkpoint
 from fedshare.errors import ConfigError, ParameterError, ProtocolError, StorageError, UnavailableError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 def signer_of(seed, name="example.org/log", kind=1):

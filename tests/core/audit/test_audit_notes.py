@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.hashing import EMPTY_ROOT
 from fedshare.audit.notes import COSIGNATURE, Note, NoteKey, NoteSigner, open_note, parse_note
 from fedshare.audit.policy import Policy
 from fedshare.errors import ConfigError, ParameterError, ProtocolError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FOLDER = Path(__file__).parents[2] / "vectors/audit"
 NOTES = json.loads((FOLDER / "signed_note.json").read_text())
@@ -96,6 +97,12 @@ def test_mangled_keys_are_refused():
     for bad in NOTES["bad_vkeys"]:
         with pytest.raises(ProtocolError):
             NoteKey.parse(bad)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a+b", "a\u00a0b", "a\u2028b", "a\nb", "a\x01b", "a\udc80b"])
+def test_a_key_name_with_spaces_plus_signs_or_half_characters_is_refused(name):
+    with pytest.raises(ProtocolError):
+        NoteKey(name, 1, bytes(32))
 
 
 def test_base64_with_unused_bits_set_is_refused():

@@ -2,6 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.hashing import EMPTY_ROOT, leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.proofs import (
     consistency_proof,
@@ -10,8 +13,6 @@ from fedshare.audit.proofs import (
     verify_inclusion,
 )
 from fedshare.errors import FedshareError, ParameterError, ProtocolError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors/audit/rfc6962.json").read_text())
 LEAVES = [leaf_hash(bytes.fromhex(leaf)) for leaf in VECTORS["leaves"]]

@@ -3,6 +3,9 @@ import json
 
 import pytest
 import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.commitments import EnvelopeTally, commit, verify_commitment
 from fedshare.audit.entries import PAYLOAD_TYPE, Entry, EntrySigner, EntryVerifier
 from fedshare.audit.statements import (
@@ -22,8 +25,6 @@ from fedshare.audit.statements import (
 from fedshare.errors import ParameterError, ProtocolError
 from fedshare.identity import dsse
 from fedshare.identity.keys import IdentityKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DIGEST = "a" * 64
 KEY, OTHER = (IdentityKey.generate(lambda n, b=b: bytes([b]) * n) for b in (1, 2))

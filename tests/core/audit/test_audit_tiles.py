@@ -1,5 +1,8 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.hashing import leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.notes import NoteSigner
@@ -17,8 +20,6 @@ from fedshare.audit.tiles import (
     tile_path,
 )
 from fedshare.errors import ParameterError, ProtocolError, UnavailableError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LEAVES = [leaf_hash(i.to_bytes(4, "big")) for i in range(70_000)]
 SIGNER = NoteSigner("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(32)))

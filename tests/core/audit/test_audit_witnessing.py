@@ -1,12 +1,13 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.hashing import leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.notes import COSIGNATURE, NoteSigner, open_note
 from fedshare.audit.proofs import consistency_proof
 from fedshare.audit.witnessing import Submission, add_checkpoint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LEAVES = [leaf_hash(b"%d" % i) for i in range(40)]
 FORGED = [*LEAVES[:3], leaf_hash(b"forged"), *LEAVES[4:]]
