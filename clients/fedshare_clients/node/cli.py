@@ -1,4 +1,4 @@
-"""``fedshare-node``: parse, call, print. Exit codes are those of ``fedshare.errors``; see ``docs/operating-node.md``."""
+"""``fedshare-node``: parse, call, print. ``docs/operating-node.md`` lists the exit codes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _EPILOG = """\
-A node is set up in this order: write node.yaml (samples in deploy/node), init, data check, enrol, contract show,
-contract approve, run.
+A node is set up in this order: write node.yaml (samples in deploy/node), init, data check, enrol,
+contract show, contract approve, run.
 
-exit codes: 0 done, 2 fix a setting or the command line, 3 fix the data, 4 refused by a party or the coordinator,
-5 altered or malformed bytes from a peer, 6 something cannot be reached (try again), 7 the run failed, 8 the disk
-refused, 1 anything else
+exit codes: 0 done, 2 fix a setting or the command line, 3 fix the data, 4 refused by a party or the
+coordinator, 5 altered or malformed bytes from a peer, 6 something cannot be reached (try again),
+7 the run failed, 8 the disk refused, 1 anything else
 """
 
 
@@ -69,7 +69,7 @@ def _complain(options: argparse.Namespace, message: str, exit_code: int) -> None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedshare-node",
-        description="An institution's node: its keys, its data, the contracts it signs and the runs it takes part in.",
+        description="An institution's node: its keys, its data, the contracts it signs and its runs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -174,7 +174,7 @@ def _enrol(options: argparse.Namespace) -> int:
         {"party": config.party, "parties": [asdict(each) for each in parties]},
         "\n".join(
             [
-                f"{config.party} is enrolled at {config.coordinator.address}; delete {options.invitation}, it is used up",
+                f"{config.party} is enrolled; delete {options.invitation}, it is used up",
                 "enrolled so far (compare fingerprints with each institution, not with the coordinator):",
                 *rows,
             ]
@@ -250,10 +250,11 @@ def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # n
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .platform import run_node  # noqa: PLC0415
-
     config, state = _opened(options)
     state.certificate_pem()  # the clear refusal of a node that is not enrolled, before anything starts
+    # Imported by this command only: it brings torch and Flower.
+    from .platform import run_node  # noqa: PLC0415
+
     run_node(config, state)
     return 0
 

@@ -140,7 +140,9 @@ class DataConfig(_Strict):
             if self.path is not None:
                 raise ValueError("a postgresql source has no path")
         elif self.source == "query":
-            if self.query is None or any(value is not None for value in (self.path, self.url, self.url_env, self.table)):
+            if self.query is None or any(
+                value is not None for value in (self.path, self.url, self.url_env, self.table)
+            ):
                 raise ValueError("a query source needs query, and neither path, url nor table")
         elif self.path is None:
             raise ValueError(f"a {self.source} source needs a path")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedshare.identity.keys import fingerprint
+from fedshare.privacy.leaks import summarise
 
 if TYPE_CHECKING:
     from fedshare.contract.model import Column, Contract
@@ -24,6 +25,7 @@ def contract_json(fetched: FetchedContract, config: NodeConfig) -> dict[str, Any
         "party": config.party,
         "contract": contract.model_dump(mode="json"),
         "decisions": fetched.verdicts(),
+        "leaks": summarise(contract),
         "fingerprints": {party.id: fingerprint(party.identity_key_bytes()) for party in contract.parties},
     }
 
@@ -31,9 +33,8 @@ def contract_json(fetched: FetchedContract, config: NodeConfig) -> dict[str, Any
 def contract_text(fetched: FetchedContract, config: NodeConfig) -> str:
     """Return the contract as a page to read before signing."""
     contract = fetched.contract
-    return "\n\n".join(
-        "\n".join(part) for part in (_heading(fetched), _terms(contract), _parties(fetched, config.party))
-    )
+    parts = (_heading(fetched), _terms(contract), _parties(fetched, config.party), [summarise(contract)])
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _heading(fetched: FetchedContract) -> list[str]:
@@ -61,7 +62,7 @@ def _terms(contract: Contract) -> list[str]:
         f"  training   at most {model.max_iterations} iterations",
         f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} asked of each holder; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
-        f"  cohort     no sum over fewer than {contract.minimum_cohort} customers is used",
+        f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
         f"  shown to the coordinator: {shown}",
     ]
 

@@ -1,7 +1,8 @@
 """Contracts at the node: fetched from the coordinator, checked against this node's own configuration, signed.
 
-The coordinator stores contracts and is believed in nothing: a contract must have the digest that was asked for,
-decisions count only with their signatures, and a node approves only what its own ``node.yaml`` and keys say too.
+The coordinator stores contracts and is believed in nothing: a contract must have the digest that was asked
+for, decisions count only with their signatures, and a node approves only what its own ``node.yaml`` and keys
+say too.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class FetchedContract:
 
 
 class ContractClient:
-    """Talks to the coordinator's store of contracts as this party. Every method may raise ``UnavailableError``."""
+    """Talks to the coordinator's contracts as this party; every method may raise ``UnavailableError``."""
 
     def __init__(self, config: NodeConfig, state: NodeState) -> None:
         self._address = config.coordinator.address
@@ -139,7 +140,7 @@ class ContractClient:
         contract = parse_contract(response.contract)
         if contract.digest() != digest:
             raise ProtocolError(
-                f"asked for contract {digest[:12]}, the coordinator sent {contract.digest()[:12]}; report it to its operator"
+                f"asked for contract {digest[:12]}, found {contract.digest()[:12]}; report it to the operator"
             )
         decisions = {each.party: each.envelope for each in response.decisions}
         return FetchedContract(contract, _status(response.status), decisions)

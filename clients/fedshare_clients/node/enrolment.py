@@ -1,7 +1,8 @@
 """Enrolment: a one-time invitation becomes this node's permanent place in the federation.
 
-Only public keys leave the node. Everything here is mutual TLS: an invitation carries a short-lived certificate that opens
-enrolment and nothing else, and the coordinator's authority, so that the very first connection is verified too.
+Only public keys leave the node. Everything here is mutual TLS: an invitation carries a short-lived
+certificate that opens enrolment and nothing else, and the coordinator's authority, so that the very first
+connection is verified too.
 """
 
 from __future__ import annotations
@@ -102,12 +103,12 @@ def read_invitation(path: Path) -> Invitation:
             ".".join(str(part) for part in each["loc"]) or "document" for each in error.errors()
         )
         raise ConfigError(
-            f"{path}: expected an invitation as 'fedshare-server enrol' writes it, found something else (in {fields})"
+            f"{path}: expected an invitation from 'fedshare-server enrol', found something else (in {fields})"
         ) from error
 
 
 def enrol(invitation: Invitation, config: NodeConfig, state: NodeState) -> tuple[EnrolledParty, ...]:
-    """Exchange this node's public keys for its certificate, store it, and return the parties enrolled so far.
+    """Exchange this node's public keys for its certificate, store it, and return who is enrolled.
 
     1. The invitation is for this party and this role, and the node is not enrolled yet with these keys.
     2. The request is signed by the identity key.

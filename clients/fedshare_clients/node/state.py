@@ -1,8 +1,8 @@
 """The node's state folder: keys, contracts, decisions and what is kept of each run.
 
-The folder has mode 0700 and every file in it 0600. A file is either there in full or not at all: it is written beside its
-place, flushed to the disk, and moved. What belongs together is in SQLite. Nothing of a run's one-time secrets is ever
-stored here: they live in memory and end with the process.
+The folder has mode 0700 and every file in it 0600. A file is either there in full or not at all: it is
+written beside its place, flushed to the disk, and moved. What belongs together is in SQLite. Nothing of a
+run's one-time secrets is ever stored here: they live in memory and end with the process.
 
     identity.pem          signs contracts and hellos (Ed25519); never leaves the folder
     tls-key.pem           the TLS client key (ECDSA P-256), and tls-certificate.pem from enrolment
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["NodeState", "OwnDecision", "RunRecord", "write_private"]
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS contracts (digest TEXT PRIMARY KEY, canonical BLOB NOT NULL, seen_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS contracts (
+    digest TEXT PRIMARY KEY, canonical BLOB NOT NULL, seen_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS decisions (
     digest TEXT PRIMARY KEY REFERENCES contracts (digest), verdict TEXT NOT NULL, envelope BLOB NOT NULL,
     decided_at TEXT NOT NULL);
@@ -116,7 +117,7 @@ def write_private(path: Path, content: bytes) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free some space or correct the permissions, then try again"
+            f"{path}: cannot be written ({error.strerror}); free some space or correct the permissions"
         ) from error
 
 
@@ -161,7 +162,7 @@ class NodeState:
             ) from error
         if mode & 0o077:
             raise ConfigError(
-                f"{self.folder}: expected mode 0700, found {mode:04o}: others can read its keys; run chmod 700 on it"
+                f"{self.folder}: expected mode 0700, found {mode:04o}: others can read its keys; correct it"
             )
 
     @property
@@ -358,6 +359,6 @@ class NodeState:
 
 
 def _new_flower_key() -> bytes:
-    """Return a key as flwr's SuperNode reads it (``load_ssh_private_key``, a NIST curve; it recommends P-384)."""
+    """Return a key as flwr's SuperNode reads it: OpenSSH, on a NIST curve."""
     key = ec.generate_private_key(ec.SECP384R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

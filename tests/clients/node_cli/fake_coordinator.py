@@ -24,15 +24,20 @@ from fedshare.identity.certificates import (
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.wire.v1 import contracts_pb2, enrolment_pb2
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer, add_ContractServiceServicer_to_server
-from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceServicer, add_EnrolmentServiceServicer_to_server
+from fedshare.wire.v1.enrolment_pb2_grpc import (
+    EnrolmentServiceServicer,
+    add_EnrolmentServiceServicer_to_server,
+)
 
 DAY = timedelta(days=1)
 
 
 class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
     def __init__(self):
-        self.now = datetime.now(UTC)
-        self.authority = create_authority(ec.generate_private_key(ec.SECP256R1()), "test", self.now, 30 * DAY, os.urandom)
+        self.now = datetime.now(UTC).replace(microsecond=0)
+        self.authority = create_authority(
+            ec.generate_private_key(ec.SECP256R1()), "test", self.now, 30 * DAY, os.urandom
+        )
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = issue_server(self.authority, key.public_key(), ["127.0.0.1"], self.now, DAY, os.urandom)
         self.ca = to_pem(self.authority.certificate)
@@ -113,7 +118,9 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
             "identity_key": encode_public_key(request.identity_key),
             "flower_key": public_key_digest(load_ssh_public_key(request.flower_key)),
         }
-        own = enrolment_pb2.EnrolledParty(party=request.party, role=request.role, identity_key=request.identity_key)
+        own = enrolment_pb2.EnrolledParty(
+            party=request.party, role=request.role, identity_key=request.identity_key
+        )
         return enrolment_pb2.EnrolResponse(
             certificate=to_pem(certificate), certificate_authority=self.ca, parties=[own]
         )

@@ -78,7 +78,13 @@ def test_init_makes_private_keys_and_prints_the_fingerprint(node, tmp_path):
     state = tmp_path / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     files = [path for path in state.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"identity.pem", "tls-key.pem", "flower-key", "holdout-seed", "node.sqlite"}
+    assert {path.name for path in files} >= {
+        "identity.pem",
+        "tls-key.pem",
+        "flower-key",
+        "holdout-seed",
+        "node.sqlite",
+    }
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
 
 
@@ -138,7 +144,7 @@ def test_commands_before_enrolment_say_what_to_do(node):
     node("init")
     for command in (("contract", "list"), ("run",)):
         code, _, err = node(*command)
-        assert code == 2
+        assert code == 2, err
         assert "fedshare-node enrol" in err
 
 

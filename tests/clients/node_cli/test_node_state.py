@@ -61,7 +61,9 @@ def test_a_wrong_setting_is_refused_by_its_name(tmp_path, line, said):
 
 
 def test_the_label_cannot_be_a_column_under_another_name(tmp_path):
-    text = MINIMAL.replace("feature_holder", "label_holder").replace("identifier: code", "identifier: code\n  label: y")
+    text = MINIMAL.replace("feature_holder", "label_holder").replace(
+        "identifier: code", "identifier: code\n  label: y"
+    )
     with pytest.raises(ConfigError, match="cannot be a column"):
         parse_config(text.replace("{kind: numeric}", "{kind: numeric, column: y}"), tmp_path / "node.yaml")
 
@@ -72,7 +74,9 @@ def test_text_that_is_not_yaml_is_refused_by_its_line(tmp_path):
 
 
 def test_the_holdout_seed_and_the_url_are_never_shown(tmp_path):
-    text = MINIMAL.replace("feature_holder", "label_holder").replace("identifier: code", "identifier: code\n  label: y")
+    text = MINIMAL.replace("feature_holder", "label_holder").replace(
+        "identifier: code", "identifier: code\n  label: y"
+    )
     config = parse_config(text + f"holdout_seed: {'ab' * 32}\n", tmp_path / "node.yaml")
     assert "abab" not in repr(config)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,12 +119,14 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
 def test_a_damaged_parquet_file_is_refused(tmp_path):
     config = parquet_settings(tmp_path, good_rows())
     content = (tmp_path / "rows.parquet").read_bytes()
-    (tmp_path / "rows.parquet").write_bytes(content[:4] + bytes(len(content) // 3) + content[len(content) // 3 + 4 :])
+    (tmp_path / "rows.parquet").write_bytes(
+        content[:4] + bytes(len(content) // 3) + content[len(content) // 3 + 4 :]
+    )
     refused(config)
 
 
 def test_dates_in_a_numeric_column_are_refused(tmp_path):
-    rows = good_rows() | {"sales": [datetime.date(2025, 1, day) for day in (1, 2, 3, 4)]}
+    rows = good_rows() | {"sales": [dt.date(2025, 1, day) for day in (1, 2, 3, 4)]}
     assert "found dates" in str(refused(parquet_settings(tmp_path, rows)))
 
 

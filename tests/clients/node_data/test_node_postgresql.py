@@ -64,7 +64,9 @@ def test_a_query_that_writes_is_refused_and_writes_nothing(tmp_path, customers):
 
 def test_a_second_statement_in_a_query_is_refused(tmp_path, customers):
     with pytest.raises(DataError):
-        load(table_settings(tmp_path, customers, table=None, query="SELECT 1) AS x; DELETE FROM customers; --"))
+        load(
+            table_settings(tmp_path, customers, table=None, query="SELECT 1) AS x; DELETE FROM customers; --")
+        )
     assert len(load(table_settings(tmp_path, customers))) == 2
 
 

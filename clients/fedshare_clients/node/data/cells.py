@@ -1,4 +1,4 @@
-"""One batch of one column: Arrow cells as numbers, categories or identifiers, or a problem that names the row.
+"""One batch of one column: Arrow cells as numbers, categories or identifiers, or the row that is wrong.
 
 A problem names the kind of what was found and never the cell.
 """
@@ -130,8 +130,8 @@ def _parsed(texts: pa.Array) -> pa.Array:
         )
         raise CellError(
             row,
-            "expected a number, found text; correct the cell, leave it empty if it is missing, or declare the "
-            "column categorical",
+            "expected a number, found text; correct the cell, leave it empty if it is missing, or declare "
+            "the column categorical",
         ) from error
 
 

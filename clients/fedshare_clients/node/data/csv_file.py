@@ -115,8 +115,8 @@ class CsvSource:
     def _undecodable(self, rows_before: int, field: str = "") -> DataError:
         place = "" if field else " or a later one"
         return DataError(
-            f"expected text in {self.encoding}, found other bytes in this row{place}; save it as UTF-8 or set "
-            "data.encoding (gb18030 for most Chinese exports)",
+            f"expected text in {self.encoding}, found other bytes in this row{place}; save it as UTF-8 or "
+            "set data.encoding (gb18030 for most Chinese exports)",
             party=self.party,
             source=self.name,
             row=rows_before + 1,

@@ -7,7 +7,7 @@ table: 8 bytes per cell and about 100 per identifier.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fedshare.errors import DataError, FedshareError, UnavailableError
 from .cells import CellError, categories, identifiers, numbers
 from .csv_file import CsvSource
 from .parquet_file import ParquetSource
-from .sources import unreadable
+from .sources import BATCH_ROWS, unreadable
 from .table import Table
 
 if TYPE_CHECKING:
@@ -81,15 +81,33 @@ class _Column:
     name: str
     source_name: str
     kind: str
-    chunks: list[NDArray[Any]] = field(default_factory=list)
     source_type: str = ""
     failed: bool = False
+    _cells: NDArray[Any] | None = None
+    _used: int = 0
+
+    def append(self, cells: NDArray[Any]) -> None:
+        """Add the cells of the next batch; one array grows in place, so that no pieces stay in the heap."""
+        if self._cells is None:
+            self._cells = np.empty(max(len(cells), BATCH_ROWS), dtype=cells.dtype)
+        needed = self._used + len(cells)
+        if needed > len(self._cells):
+            self._cells.resize(max(needed, 2 * len(self._cells)), refcheck=False)
+        self._cells[self._used : needed] = cells
+        self._used = needed
+
+    def clear(self) -> None:
+        """Forget all cells."""
+        self._cells, self._used = None, 0
 
     def values(self) -> NDArray[Any]:
-        """Return all cells and forget the pieces they were read in."""
-        values = np.concatenate(self.chunks)
-        self.chunks.clear()
-        return values
+        """Return all cells; they are the caller's."""
+        cells, used = self._cells, self._used
+        self.clear()
+        if cells is None:
+            return np.empty(0)
+        cells.resize(used, refcheck=False)
+        return cells
 
 
 def load(config: NodeConfig) -> Table:
@@ -229,9 +247,9 @@ class _Reader:
             if column.kind == "identifier":
                 self._identifiers.extend(identifiers(array))
             elif column.kind == "categorical":
-                column.chunks.append(categories(array, missing))
+                column.append(categories(array, missing))
             else:
-                column.chunks.append(numbers(array, missing))
+                column.append(numbers(array, missing))
         except CellError as error:
             row = None if error.row is None else self._rows + error.row
             self._fail(column, row, error.message)
@@ -323,7 +341,7 @@ class _Reader:
     def _fail(self, column: _Column, row: int | None, message: str) -> None:
         """Note a problem and leave the column out of what follows."""
         column.failed = True
-        column.chunks.clear()
+        column.clear()
         self._problems.append(self._problem(message, row=row, name=column.source_name))
 
     def _problem(self, message: str, *, row: int | None = None, name: str = "") -> DataError:

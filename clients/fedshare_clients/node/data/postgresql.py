@@ -96,8 +96,8 @@ class PostgresqlSource:
                     f"{place} has no such database or role, or the role may not connect"
                 ) from error
             raise UnavailableError(
-                f"party {self.party}, source {self.name}: PostgreSQL at {place} cannot be reached; check that "
-                "it runs and that data.url names it"
+                f"party {self.party}, source {self.name}: PostgreSQL at {place} cannot be reached; check "
+                "that it runs and that data.url names it"
             ) from error
 
     def _place(self) -> str:
@@ -124,8 +124,14 @@ class PostgresqlSource:
         """Return what an error in the middle of the rows means: the driver gives no SQL state for it."""
         if "read-only transaction" in said:
             return self._refused(_STATES["25006"])
-        if "PGRES_FATAL_ERROR" in said and "terminating connection" not in said and "server closed" not in said:
-            return self._refused("the database stopped in the middle of the rows; run the query by hand to see why")
+        if (
+            "PGRES_FATAL_ERROR" in said
+            and "terminating connection" not in said
+            and "server closed" not in said
+        ):
+            return self._refused(
+                "the database stopped in the middle of the rows; run the query by hand to see why"
+            )
         return UnavailableError(
             f"party {self.party}, source {self.name}: the connection was lost while reading; try again"
         )

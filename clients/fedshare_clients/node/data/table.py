@@ -22,7 +22,7 @@ class Table:
     Attributes:
         source: the file or table they came from, for messages.
         identifiers: one per row, unique, in their one spelling (UTF-8).
-        columns: by their name in contracts: float64 with NaN for missing, or objects that are ``str`` or None;
+        columns: by their name in contracts: float64 with NaN for missing, or ``str`` and None objects;
             shape ``[n]``.
         label: the outcome, 0.0 or 1.0, float64 of shape ``[n]``; NaN where there is none (feature holders).
         weight: positive, float64 of shape ``[n]``; ones where there is none.
