@@ -197,7 +197,7 @@ def _contract_list(options: argparse.Namespace) -> int:
     config, state = _opened(options)
     found = ContractClient(config, state).summaries()
     lines = [
-        f"{each.digest[:12]}  {each.status:10}  {each.name}  approved by: {', '.join(each.approved_by) or '-'}"
+        f"{each.digest[:12]}  {each.status:10}  {each.name}  signed by: {', '.join(each.approved_by) or '-'}"
         for each in found
     ]
     _print(options, [asdict(each) for each in found], "\n".join(lines) or "no contract names this party")

@@ -60,7 +60,7 @@ def _terms(contract: Contract) -> list[str]:
         "Terms",
         f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}",
         f"  training   at most {model.max_iterations} iterations",
-        f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} asked of each holder; {missing}",
+        f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
         f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
         f"  shown to the coordinator: {shown}",

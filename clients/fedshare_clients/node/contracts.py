@@ -71,7 +71,7 @@ class FetchedContract:
     decisions: Mapping[str, bytes]
 
     def verdicts(self) -> dict[str, str]:
-        """Return what each party has validly said, by party id: ``approve``, ``reject`` or ``no decision``."""
+        """Return what each party has validly said, by party id; "no decision" if nothing."""
         found = {}
         for party in self.contract.parties:
             found[party.id] = "no decision"

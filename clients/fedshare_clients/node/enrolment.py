@@ -122,7 +122,7 @@ def enrol(invitation: Invitation, config: NodeConfig, state: NodeState) -> tuple
     """
     if (invitation.party, invitation.role) != (config.party, config.role):  # 1
         raise ConfigError(
-            f"the invitation is for {invitation.party} as {invitation.role}, node.yaml is for {config.party} as "
+            f"the invitation is for {invitation.party} as {invitation.role}, node.yaml for {config.party} as "
             f"{config.role}; correct node.yaml or ask for another invitation"
         )
     request = wire.EnrolRequest(

@@ -62,8 +62,8 @@ class DataReport:
             width = max(len("column"), *(len(column.name) for column in inspection.columns))
             lines.append(f"{'column':{width}}  kind         type at source  missing  distinct  bins")
             lines += [
-                f"{column.name:{width}}  {column.kind:11}  {column.source_type:14}  {column.missing_rate:7.1%}  "
-                f"{column.distinct:8}  {self.bins.get(column.name, '-'):>4}"
+                f"{column.name:{width}}  {column.kind:11}  {column.source_type:14}  "
+                f"{column.missing_rate:7.1%}  {column.distinct:8}  {self.bins.get(column.name, '-'):>4}"
                 for column in inspection.columns
             ]
             lines.append("")

@@ -22,7 +22,8 @@ def customers(postgres_url):
     execute(
         postgres_url,
         "DROP TABLE IF EXISTS customers CASCADE",
-        "CREATE TABLE customers (code text, sales numeric(12,2), grade text, bad boolean, exposure real, note text)",
+        "CREATE TABLE customers "
+        "(code text, sales numeric(12,2), grade text, bad boolean, exposure real, note text)",
         "INSERT INTO customers VALUES ('a1', 1.25, 'A', false, 1, 'x'), ('a2', NULL, 'B', true, 2, 'y')",
     )
     return postgres_url
@@ -55,7 +56,8 @@ def test_the_url_may_come_from_the_environment(tmp_path, customers, monkeypatch)
 def test_a_query_that_writes_is_refused_and_writes_nothing(tmp_path, customers):
     execute(
         customers,
-        "CREATE OR REPLACE FUNCTION wipe() RETURNS SETOF customers AS 'DELETE FROM customers RETURNING *' LANGUAGE sql",
+        "CREATE OR REPLACE FUNCTION wipe() RETURNS SETOF customers "
+        "AS 'DELETE FROM customers RETURNING *' LANGUAGE sql",
     )
     with pytest.raises(DataError, match="the node only reads"):
         load(table_settings(tmp_path, customers, table=None, query="SELECT * FROM wipe()"))
