@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Economy", "generate", "write"]
 
-INDUSTRIES = ("retail", "catering", "wholesale", "textiles", "machinery", "electronics", "construction",
-              "transport", "software", "food")
+INDUSTRIES = (
+    "retail",
+    "catering",
+    "wholesale",
+    "textiles",
+    "machinery",
+    "electronics",
+    "construction",
+    "transport",
+    "software",
+    "food",
+)
 LEGAL_FORMS = ("sole trader", "limited company", "partnership", "cooperative")
 REGIONS = ("north", "south", "east", "west", "harbour", "new town")
 
@@ -57,7 +67,7 @@ def generate(enterprises: int, seed: int) -> Economy:
 
     tables = {
         "registry": _registry(industry, age, size, soundness, rng),
-        "tax": _tax(age, size, stress, seller, buyer, amount, exposure, rng),
+        "tax": _tax(age, size, stress, seller, amount, exposure, rng),
         "court": _court(stress, rng),
     }
     known = {"registry": 0.995, "tax": 0.97, "court": 0.96}
@@ -145,7 +155,6 @@ def _tax(
     size: NDArray[np.float64],
     stress: NDArray[np.float64],
     seller: NDArray[np.int64],
-    buyer: NDArray[np.int64],
     amount: NDArray[np.float64],
     exposure: NDArray[np.float64],
     rng: np.random.Generator,
@@ -163,7 +172,9 @@ def _tax(
         "gross_margin": 0.2 - 0.04 * stress + rng.normal(0.0, 0.06, count),
         "tax_paid_share": np.clip(0.05 - 0.008 * stress + rng.normal(0.0, 0.012, count), 0.0, None),
         "late_filings": rng.poisson(np.exp(-1.0 + 0.6 * stress)).astype(float),
-        "active_months": np.clip(np.round(12 - np.exp(0.5 + 0.5 * stress) + rng.normal(0.0, 1.0, count)), 0, 12),
+        "active_months": np.clip(
+            np.round(12 - np.exp(0.5 + 0.5 * stress) + rng.normal(0.0, 1.0, count)), 0, 12
+        ),
         "void_invoice_share": np.clip(0.03 + 0.015 * stress + rng.normal(0.0, 0.02, count), 0.0, 1.0),
     }
     columns = {name: np.where(not_filed, np.nan, np.round(values, 5)) for name, values in columns.items()}

@@ -5,16 +5,19 @@ Paths may use environment variables (``${FEDSHARE_DATA}/heloc``) and are otherwi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedshare.contract.model import Alignment, Column, Outputs, ScorecardModel
 from fedshare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Experiment", "ExperimentParty", "Source", "load_experiment"]
 
@@ -69,7 +72,10 @@ class ExperimentParty(_Strict):
 
 
 class Experiment(_Strict):
-    """A federation to run: parties, model and what the contract between them will say."""
+    """A federation to run: parties, model and what the contract between them will say.
+
+    ``roster`` is the file with the region's enterprise codes, one a line, for ``missing_enterprises: impute``.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
     purpose: str = "local experiment"
@@ -77,6 +83,7 @@ class Experiment(_Strict):
     parties: dict[str, ExperimentParty]
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
+    roster: str | None = None
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
     outputs: Outputs = Outputs(coordinator_metrics=True)
@@ -95,7 +102,8 @@ class Experiment(_Strict):
             for name, party in self.parties.items()
         ]
         shared = self.model_dump(
-            mode="json", include={"name", "purpose", "model", "alignment", "holdout_share", "minimum_cohort", "outputs"}
+            mode="json",
+            include={"name", "purpose", "model", "alignment", "holdout_share", "minimum_cohort", "outputs"},
         )
         return {**shared, "parties": parties}
 
@@ -108,6 +116,8 @@ def load_experiment(path: Path) -> Experiment:
     """
     try:
         document = yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
+        if isinstance(document, dict) and document.get("roster"):
+            _add_roster(document, path.parent)
         experiment = Experiment.model_validate(document)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -126,11 +136,21 @@ def load_experiment(path: Path) -> Experiment:
     return experiment.model_copy(update={"parties": parties})
 
 
+def _add_roster(document: dict[str, Any], folder: Path) -> None:
+    """Resolve the path of the roster and put its digest where the contract has it."""
+    roster = (folder / str(document["roster"])).resolve()
+    document["roster"] = str(roster)
+    if isinstance(document.get("alignment"), dict):
+        document["alignment"]["roster_digest"] = hashlib.sha256(roster.read_bytes()).hexdigest()
+
+
 def _expand(text: str, path: Path) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise ConfigError(f"{path}: needs the environment variable {name}; set it to the folder of the data")
+            raise ConfigError(
+                f"{path}: needs the environment variable {name}; set it to the folder of the data"
+            )
         return os.environ[name]
 
     return re.sub(r"\$\{([A-Z][A-Z0-9_]*)\}", value, text)

@@ -1,8 +1,8 @@
 """Messages between the parties of one run, sealed by the session and moved by a transport.
 
 A transport moves envelopes and knows nothing of what is in them: ``ExchangeClient`` over gRPC, or the in-memory one
-of the tests' simulator. The channel is what the roles see: they send and receive payload messages, and the step under which each is sealed
-names its type and its index, so that a message can be opened only as what it was sent as.
+of the tests' simulator. The channel is what the roles see: they send and receive payload messages, and the step under
+which each is sealed names its type and its index, so that a message can be opened only as what it was sent as.
 """
 
 from __future__ import annotations

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
-    from fedshare.credit.bins import Design
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
@@ -55,6 +54,9 @@ __all__ = ["PENALTY_BITS", "SCORE_BITS", "FeatureHolder", "column_label"]
 
 SCORE_BITS = 40
 """Fixed-point bits of a partial score: magnitudes below 2^22, steps of 1e-12."""
+
+WEIGHT_LIMIT = 2.0**12
+"""Log-odds that no bin's weight reaches: with 1,000 columns a partial score stays below 2^22."""
 
 PENALTY_BITS = 24
 """Fixed-point bits of a penalty inner product: magnitudes below 2^38."""
@@ -75,16 +77,24 @@ class FeatureHolder:
     def __init__(
         self, contract: Contract, party: str, table: Table, randomness: Randomness, report: ProgressSink
     ) -> None:
+        """Cut the columns of ``table`` into bins and put its rows in a fresh random order.
+
+        Raises:
+            DataError: a column cannot be cut into bins of the contract's minimum cohort.
+        """
         self._contract = contract
         self._party = party
         self._banks = [bank.id for bank in contract.banks()]
         self._holders = [holder.id for holder in contract.holders()]
         self._randomness = randomness
         self._report = report
+        # Before the rows change places, so that an error names the row as it is stored.
+        design = fit_design(table, contract.party(party).columns, contract.minimum_cohort, party=party)
         # Banks see the order of the rows: a fresh random one says nothing about how they are stored here.
-        self._table = table.take(np.argsort(Stream(fresh_seed(randomness)).uniform((len(table),))))
+        order = np.argsort(Stream(fresh_seed(randomness)).uniform((len(table),)))
+        self._identifiers = [table.identifiers[row] for row in order.tolist()]
+        self._design = design.take(order)
         self._sealer: Sealer
-        self._design: Design
         self._block: HolderBlock
         self._masks: dict[str, list[HolderMask]] = {}
 
@@ -94,7 +104,7 @@ class FeatureHolder:
         Raises:
             RefusedError: a bank asks for more identifiers than the contract's quota.
         """
-        identifiers = self._table.identifiers
+        identifiers = self._identifiers
         key = OprfKey.generate(self._randomness)
         rows = derive(key, identifiers, workers=WORKERS)
         pair_masks = [
@@ -116,13 +126,10 @@ class FeatureHolder:
         self._report(Progress("align", 0, f"{len(identifiers)} rows offered to {len(self._banks)} bank(s)"))
 
     def prepare(self, channel: Channel) -> None:
-        """Bin the columns, learn the customer counts per bin, and exchange the shares of every query to come."""
-        contract = self._contract
-        design = fit_design(
-            self._table, contract.party(self._party).columns, contract.minimum_cohort, party=self._party
-        )
+        """Learn the customer counts per bin, merge thin bins, and exchange the shares of every query to come."""
+        contract, design = self._contract, self._design
         columns = OneHot(design.codes, design.width)
-        own_hint = hint(PublicMatrix(contract.ring_seed(), len(self._table)), columns)
+        own_hint = hint(PublicMatrix(contract.ring_seed(), columns.rows), columns)
         offers = {bank: list(channel.receive(bank, payload.SecretOffers).offers) for bank in self._banks}
         queries = contract.model.max_iterations + 1
         for bank, offered in offers.items():
@@ -168,10 +175,12 @@ class FeatureHolder:
             first, *others = products.values()
             if any((*each.coefficients, each.stop) != (*first.coefficients, first.stop) for each in others):
                 raise ProtocolError("the banks disagree about the combination of directions")
-            self._block.combine(np.array(first.coefficients))
+            self._combine(np.array(first.coefficients))
             if first.stop:
                 self._report(Progress("train", iteration, "complete"))
                 return
+            if iteration == self._contract.model.max_iterations:
+                raise ProtocolError(f"the banks ask for more than the contract's {iteration} iterations")
             direction = self._block.direction(self._total(columns, products))
             self._release(channel, iteration, self._block.scores(direction))
             iteration += 1
@@ -180,12 +189,21 @@ class FeatureHolder:
     def result(self) -> dict[str, Any]:
         """Return this holder's part of the model, which stays here: its bins and the weight of each."""
         return {
-            "rows": len(self._table),
+            "rows": len(self._identifiers),
             "bins": self._design.to_dict(),
             "weights": self._block.weights.tolist(),
         }
 
-    def _answer(self, channel: Channel, bank: str, query: int, rows: NDArray[np.int64], offer: bytes) -> HolderMask:
+    def _combine(self, coefficients: NDArray[np.float64]) -> None:
+        """Set the weights as the banks ask, unless no partial score could hold them."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._block.combine(coefficients)
+        if not np.all(np.abs(self._block.weights) < WEIGHT_LIMIT):
+            raise ProtocolError("the banks' coefficients make weights that no partial score can hold")
+
+    def _answer(
+        self, channel: Channel, bank: str, query: int, rows: NDArray[np.int64], offer: bytes
+    ) -> HolderMask:
         mask, message = answer(rows, offer, self._randomness)
         channel.send(bank, payload.SecretAnswer(answer=message), query)
         return mask

@@ -56,6 +56,18 @@ class LabelHolder:
         randomness: Randomness,
         report: ProgressSink,
     ) -> None:
+        """Take the customers.
+
+        Raises:
+            DataError: a weight is not above 0 and at most 1, which the fixed-point range of a sealed product is made for.
+        """
+        if not np.all((table.weight > 0.0) & (table.weight <= 1.0)):
+            raise DataError(
+                "expected weights above 0 and up to 1; divide all of them by the largest one",
+                party=party,
+                source=table.source,
+                field="weight",
+            )
         self._contract = contract
         self._party = party
         self._banks = [bank.id for bank in contract.banks()]
@@ -88,9 +100,13 @@ class LabelHolder:
         self._pad_keys = {holder: pad_keys[holder][aligned] for holder in self._holders}
         self._coverage = {holder: int(np.count_nonzero(found[holder] >= 0)) for holder in self._holders}
         self._aligned = self._table.take(aligned)
-        self._training = _training_mask(self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share)
+        self._training = _training_mask(
+            self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share
+        )
         self._verify_cohort(len(self._table), len(aligned))
-        self._report(Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder"))
+        self._report(
+            Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder")
+        )
 
     def prepare(self, channel: Channel) -> None:
         """Exchange the shares of every query to come and let the holders count the training customers per bin."""
@@ -218,8 +234,12 @@ class LabelHolder:
         rows = self._universe[holder]
         vector = np.zeros(rows)
         vector[self._positions[holder]] = values
-        ciphertext, share = self._secrets[holder].pop(0).encrypt(
-            self._public[holder], vector, scale_bits(rows * len(self._banks), 1, 1.0), self._randomness
+        ciphertext, share = (
+            self._secrets[holder]
+            .pop(0)
+            .encrypt(
+                self._public[holder], vector, scale_bits(rows * len(self._banks), 1, 1.0), self._randomness
+            )
         )
         share = masked(share, channel.session, self._banks, f"share/{holder}/{query}")
         return pack_words(ciphertext), pack_words(share)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedshare.contract.enforcement import verify_ready
-from fedshare.errors import DataError, FedshareError, ProtocolError, RefusedError
+from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
 from fedshare.identity.session import PendingSession
 
 from .channel import Channel
@@ -75,7 +76,9 @@ class Platform(Protocol):
     def progress(self, run_id: int, contract: Contract) -> ProgressSink:
         """Return where the progress of a run goes."""
 
-    def save_result(self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None) -> None:
+    def save_result(
+        self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None
+    ) -> None:
         """Store what this party keeps of a completed run."""
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
@@ -91,6 +94,7 @@ class _Run:
     transport: Transport | None = None
     session: Session | None = None
     done: list[str] = field(default_factory=list)
+    busy: threading.Lock = field(default_factory=threading.Lock)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -100,6 +104,8 @@ class NodeService:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._runs: dict[int, _Run] = {}
+        self._known: set[int] = set()
+        self._lock = threading.Lock()
 
     def handle_phase(self, run_id: int, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return the reply to the coordinator's request; never raises.
@@ -112,12 +118,15 @@ class NodeService:
             reply = self._handle(run_id, phase, content)
         except FedshareError as error:
             self._fail(run_id, phase, error)
-            return {"status": "refused" if isinstance(error, RefusedError) else "failed", **_public_cause(error)}
-        except Exception:
+            status = "refused" if isinstance(error, RefusedError) else "failed"
+            return {"status": status, **_public_cause(error, self._platform.party)}
+        except Exception:  # noqa: BLE001 - a defect must end the run at every party, not only here
             _log.exception("run %d: phase %s failed unexpectedly", run_id, phase)
-            unexpected = FedshareError(f"phase {phase} failed unexpectedly; the log of {self._platform.party} says why")
+            unexpected = FedshareError(
+                f"phase {phase} failed unexpectedly; the log of {self._platform.party} says why"
+            )
             self._fail(run_id, phase, unexpected)
-            return {"status": "failed", **_public_cause(unexpected)}
+            return {"status": "failed", **_public_cause(unexpected, self._platform.party)}
         run = self._runs.get(run_id)
         if run is not None:
             run.seconds[phase] = time.monotonic() - started
@@ -130,6 +139,16 @@ class NodeService:
         if phase == "hello":
             return {"hello": self._hello(run_id, str(content["contract_digest"]))}
         run = self._expect(run_id, phase, str(content["contract_digest"]))
+        # Prevent a phase that is asked for twice at once from using the one-time secrets of a run in two threads.
+        if not run.busy.acquire(blocking=False):
+            raise ProtocolError(f"phase {phase} of run {run_id} was asked for while it was in progress")
+        try:
+            return self._take(run_id, run, phase, content)
+        finally:
+            run.busy.release()
+
+    def _take(self, run_id: int, run: _Run, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Play this party's part in ``phase``, which is the next one of the run."""
         if phase == "align":
             identity_keys = {party.id: party.identity_key_bytes() for party in run.contract.parties}
             run.session = run.pending.establish(content["hellos"], identity_keys)
@@ -149,9 +168,12 @@ class NodeService:
     def _hello(self, run_id: int, digest: str) -> bytes:
         """Check everything that can be checked before anything is computed, then introduce this party."""
         platform = self._platform
-        if run_id in self._runs:
-            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
+        self._verify_new(run_id)
         contract, decisions = platform.approved_contract(digest)
+        if contract.digest() != digest:
+            raise RefusedError(
+                "contract_digest_differs", "the coordinator asked for another contract", party=platform.party
+            )
         verify_ready(
             contract,
             decisions,
@@ -170,8 +192,15 @@ class NodeService:
                 contract, platform.party, table, platform.holdout_seed, platform.randomness, report
             )
         pending = PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
-        self._runs[run_id] = _Run(contract, role, pending, report, done=["hello"])
+        with self._lock:
+            self._verify_new(run_id)
+            self._known.add(run_id)
+            self._runs[run_id] = _Run(contract, role, pending, report, done=["hello"])
         return pending.hello
+
+    def _verify_new(self, run_id: int) -> None:
+        if run_id in self._known:
+            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
 
     def _expect(self, run_id: int, phase: str, digest: str) -> _Run:
         """Return the run if ``phase`` is its next one: a repeated or skipped phase is refused."""
@@ -182,9 +211,13 @@ class NodeService:
             )
         expected = PHASES[len(run.done)]
         if phase != expected:
-            raise ProtocolError(f"expected phase {expected} of run {run_id}, the coordinator asked for {phase}")
+            raise ProtocolError(
+                f"expected phase {expected} of run {run_id}, the coordinator asked for {phase}"
+            )
         if digest != run.contract.digest():
-            raise RefusedError("contract_digest_differs", "the run changed its contract", party=self._platform.party)
+            raise RefusedError(
+                "contract_digest_differs", "the run changed its contract", party=self._platform.party
+            )
         return run
 
     def _evaluate(self, run_id: int, run: _Run) -> dict[str, Any]:
@@ -210,7 +243,7 @@ class NodeService:
         self._platform.save_failure(run_id, phase, error)
         run = self._runs.pop(run_id, None)
         if run is not None and run.transport is not None:
-            run.transport.abort(_public_cause(error)["reason"])
+            run.transport.abort(_public_cause(error, self._platform.party)["reason"])
 
     def _close(self, run_id: int) -> None:
         run = self._runs.pop(run_id, None)
@@ -218,12 +251,15 @@ class NodeService:
             run.transport.close()
 
 
-def _public_cause(error: FedshareError) -> dict[str, str]:
+def _public_cause(error: FedshareError, party: str) -> dict[str, str]:
     """Return what the coordinator may know of ``error``: its kind and, for data, the column's name only."""
     if isinstance(error, RefusedError):
         return {"code": error.code, "reason": str(error)}
     code = type(error).__name__
     if isinstance(error, DataError):
         place = f" (field {error.field})" if error.field else ""
-        return {"code": code, "reason": f"{error.party}: its data does not pass its own checks{place}; see its log"}
+        return {"code": code, "reason": f"{party}: its data does not pass its own checks{place}; see its log"}
+    if isinstance(error, StorageError | ConfigError):
+        # Prevent paths and settings of this party's machines from reaching the coordinator.
+        return {"code": code, "reason": f"{party}: its storage or its configuration failed; see its log"}
     return {"code": code, "reason": str(error)}
