@@ -1,6 +1,6 @@
 """The code digest: which code a contract is for.
 
-It is over what Python would import. The interpreter and the libraries under it are the institution's own choice.
+It is over what Python would import. The interpreter and the libraries under the code are not part of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a node checks against the contract it signed, before anything is computed. Each refusal has its own code.
+"""What a node checks against the contract it signed, before anything is computed.
+
+Each refusal has its own code.
 
 ====================== ==========================================================================
 ``contract_unsigned``   a party's approval is missing
@@ -50,6 +52,7 @@ def verify_ready(
     """Check that ``party`` may take part in a run of ``contract`` now.
 
     Args:
+        contract: as this party signed it.
         decisions: signed decision by party id; untrusted.
         party: this party.
         identity_key: its public key.
@@ -76,8 +79,8 @@ def verify_ready(
     if code_digest != contract.code_digest:
         raise RefusedError(
             "code_digest_differs",
-            f"the contract is for code {contract.code_digest[:12]}, installed is {code_digest[:12]}: install that "
-            "version, or sign a new contract",
+            f"the contract is for code {contract.code_digest[:12]}, installed is {code_digest[:12]}: install "
+            "that version, or sign a new contract",
             party=party,
         )
 

@@ -1,7 +1,7 @@
 """The contract: everything that a party agrees to, in one document that every party signs.
 
 Two documents are the same contract if their canonical form (RFC 8785) is the same bytes; its SHA-256 is the
-contract's digest. Unknown fields are refused, so nothing can be hidden in a contract that this version does not
+contract's digest. Unknown fields are refused, so a contract holds nothing that this version does not
 understand. Text is one line of printable characters, so nothing in it can pass for another part of the page
 that people read before they sign.
 """
@@ -161,8 +161,8 @@ class Alignment(_Strict):
         identifier: unified social credit codes, or any text that the parties agree on.
         check_digits: whether a wrong check digit is refused.
         quota: identifiers that a bank may ask each holder for in one run.
-        missing_enterprises: ``inner``: customers that some holder does not know are left out; ``impute``: every
-            holder extends its universe to the public roster, with rows without values.
+        missing_enterprises: ``inner``: customers that some holder does not know are left out;
+            ``impute``: every holder extends its universe to the public roster, with rows without values.
         roster_digest: SHA-256 of the roster file; needed by ``impute``.
     """
 
@@ -272,7 +272,7 @@ class Contract(_Strict):
     def ring_seed(self) -> bytes:
         """Return the seed of the public ring elements, 32 bytes.
 
-        It follows from the digest, which covers every party's keys and a nonce, so nobody chooses the elements.
+        It follows from the digest, which covers every party's keys and a nonce: nobody chooses it.
         """
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedshare ring seed v1")
         return kdf.derive(bytes.fromhex(self.digest()))

@@ -1,12 +1,12 @@
 """The leak ledger: what each role learns from everything that crosses the federation, and why it is needed.
 
 One entry for every payload message of ``protos/fedshare/wire/v1/payload.proto``, which travel sealed, and for
-everything that the coordinator can read. An entry lists the fields of its message: a test walks the definitions
-and fails if a message or a field is missing here, so nothing is added to the protocol without saying what it
-gives away.
+everything that the coordinator can read. An entry lists the fields of its message: a test walks the
+definitions and fails if a message or a field is missing here, so nothing is added to the protocol without
+saying what it gives away.
 
-``summarise`` says what follows for one contract, in numbers, before anyone signs it. What parties may learn by
-combining what they see is in ``docs/protocol.md``, "What follows from the messages".
+``summarise`` says what follows for one contract, in numbers, before anyone signs it. What parties may learn
+by combining what they see is in ``docs/protocol.md``, "What follows from the messages".
 """
 
 from __future__ import annotations
@@ -59,6 +59,18 @@ class Leak:
 _NOTHING = "nothing"
 _SENT = "nothing: sends it"
 _SIZES = "number and size of the envelopes"
+_SUMS = (
+    "first how many are in each of its bins, zero and small numbers included, then sums of their residuals "
+    "over bins of at least"
+)
+_EQUATIONS = (
+    "where its columns alone nearly determine the score, it could set up and solve equations for who is a "
+    "customer"
+)
+_TRAFFIC = (
+    "which message goes from whom to whom, when, and its size; with that the sizes of universes, the number "
+    "of identifiers asked for, the numbers of bins and of iterations"
+)
 
 LEDGER: tuple[Leak, ...] = (
     Leak(
@@ -146,7 +158,7 @@ LEDGER: tuple[Leak, ...] = (
         sender="label_holder",
         recipient="feature_holder",
         sealed=True,
-        feature_holder="training customers in each of its bins, zero and small numbers included, not who they are",
+        feature_holder="training customers in each of its bins, zero and small numbers included, not who",
         label_holder=_SENT,
         coordinator="size of the universe and number of bins, from the size",
         auditor=_SIZES,
@@ -159,8 +171,8 @@ LEDGER: tuple[Leak, ...] = (
         sender="label_holder",
         recipient="feature_holder",
         sealed=True,
-        feature_holder="sums of the training customers' residuals over each of its bins; how the bank weighs the "
-        "directions of all holders together; when training ends",
+        feature_holder="sums of the training customers' residuals over each of its bins; how the bank weighs "
+        "the directions of all holders together; when training ends",
         label_holder=_SENT,
         coordinator="the number of iterations, and that training ended, from the size",
         auditor="number and size of the envelopes, with them the number of iterations",
@@ -174,8 +186,8 @@ LEDGER: tuple[Leak, ...] = (
         recipient="label_holder",
         sealed=True,
         feature_holder=_SENT,
-        label_holder="for its own customers, the sum over all holders of the partial scores along one direction, equal "
-        "for customers in equal bins; the sum over all holders of the penalty",
+        label_holder="for its own customers, the sum over all holders of the partial scores along one "
+        "direction, equal for customers in equal bins; the sum over all holders of the penalty",
         coordinator="the number of iterations",
         auditor="number and size of the envelopes, with them the number of iterations",
         needed="scores of the bank's customers, from which it finds the next residual",
@@ -228,8 +240,8 @@ LEDGER: tuple[Leak, ...] = (
         sealed=False,
         feature_holder="why a run ended, if another party ended it",
         label_holder="why a run ended, if another party ended it",
-        coordinator="whether a party went through a phase, or why not, without data; where the contract shows metrics: "
-        "iterations, AUC and KS of the shared and of the bank's own model",
+        coordinator="whether a party went through a phase, or why not, without data; where the contract "
+        "shows metrics: iterations, AUC and KS of the shared and of the bank's own model",
         auditor="outcome of phases and runs, refusals, metrics that the contract lets out",
         needed="the run goes from phase to phase, and a failure names its cause",
     ),
@@ -242,8 +254,8 @@ LEDGER: tuple[Leak, ...] = (
         sealed=False,
         feature_holder=_NOTHING,
         label_holder=_NOTHING,
-        coordinator="how far a party is and how long it takes; where the contract shows metrics: the training loss "
-        "after each iteration",
+        coordinator="how far a party is and how long it takes; where the contract shows metrics: the "
+        "training loss after each iteration",
         auditor=_NOTHING,
         needed="the operator sees that a run moves",
     ),
@@ -265,19 +277,20 @@ LEDGER: tuple[Leak, ...] = (
 
 
 def bins_at_most(party: Party) -> int:
-    """Return the most bins that a party's columns are cut into, one for missing values in each column included."""
+    """Return the most bins that a party's columns are cut into, with one each for missing values."""
     return sum(column.bins + 1 for column in party.columns)
 
 
 def sums_at_most(contract: Contract, holder: Party) -> int:
-    """Return the most sums over customers that one run shows a holder: its bins, counted once and in every iteration."""
+    """Return the most sums over customers that one run shows a holder: its bins times the queries."""
     return bins_at_most(holder) * (contract.model.max_iterations + 1)
 
 
 def summarise(contract: Contract) -> str:
-    """Return who learns what under ``contract``, as plain text to read before signing; lines of up to 100 characters.
+    """Return who learns what under ``contract``, as plain text to read before signing.
 
-    Every number is an upper bound for one run. The contract does not bound the number of runs.
+    Lines have 100 characters at most. Every number is an upper bound for one run; the
+    contract does not bound the number of runs.
     """
     parts = [f"What one run of contract {contract.name} ({contract.digest()[:12]}) tells each party, at most"]
     parts += [
@@ -308,41 +321,37 @@ def summarise(contract: Contract) -> str:
 
 def _holder_learns(contract: Contract, holder: Party) -> list[str]:
     bins, queries = bins_at_most(holder), contract.model.max_iterations + 1
-    sums = sums_at_most(contract, holder)
+    sums, cohort = sums_at_most(contract, holder), contract.minimum_cohort
     return [
         f"how many identifiers the bank asks for, {contract.alignment.quota:,} or fewer, and not which",
-        f"{bins:,} bins x {queries:,} queries = {sums:,} sums over training customers: first how many are in each of its "
-        "bins, zero and small numbers included, then sums of their residuals over bins of at least "
-        f"{contract.minimum_cohort:,} customers",
-        f"if its universe has fewer than {sums:,} rows and its columns alone nearly determine the score, it could set "
-        "up and solve equations for who is a customer",
+        f"{bins:,} bins x {queries:,} queries = {sums:,} sums over customers: {_SUMS} {cohort:,} of them",
+        f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
     ]
 
 
 def _bank_learns(contract: Contract) -> list[str]:
     holders, quota = contract.holders(), contract.alignment.quota
-    sizes = "the size of every holder's universe and the number of its bins"
     known = (
         "which of its customers are on the public roster or known to every holder"
         if contract.alignment.missing_enterprises == "impute"
         else "which of its customers each holder knows"
     )
     lines = [
-        sizes,
+        "the size of every holder's universe and the number of its bins",
         known,
-        f"the same of any other enterprise that it asks for: {quota:,} identifiers at each holder, and nobody sees which",
+        f"the same of any other enterprise: {quota:,} identifiers at each holder, and nobody sees which",
     ]
     iterations = f"{contract.model.max_iterations:,} directions"
     if len(holders) == 1:
         lines.append(
-            f"for each of its customers the partial scores of {holders[0].id} itself along {iterations}: there is no "
-            "second holder to hide among"
+            f"for each of its customers the partial scores of {holders[0].id} itself along {iterations}: "
+            "there is no second holder to hide behind"
         )
     else:
         lines.append(
-            f"for each of its customers the sum of the partial scores of {len(holders)} holders along {iterations}; a "
-            "holder's own only if all other holders help the bank"
+            f"for each of its customers the sum of the partial scores of {len(holders)} holders along "
+            f"{iterations}; a holder's own only if all other holders help the bank"
         )
     lines.append("which of its customers are in equal bins at all holders: they have equal sums")
     return lines
@@ -350,15 +359,14 @@ def _bank_learns(contract: Contract) -> list[str]:
 
 def _coordinator_learns(contract: Contract) -> list[str]:
     shown = (
-        "the training loss after every iteration; at the end the number of iterations, and AUC and KS of the shared "
-        "and of the bank's own model"
+        "the training loss after every iteration; at the end the number of iterations, and AUC and KS of the "
+        "shared and of the bank's own model"
         if contract.outputs.coordinator_metrics
         else "no loss, no AUC, no KS"
     )
     return [
         "this contract: parties, names of columns, terms",
-        "which message goes from whom to whom, when, and its size; with that the sizes of universes, the number of "
-        "identifiers asked for, the numbers of bins and of iterations",
+        _TRAFFIC,
         "how far every party is, and why it stopped if it did, without data",
         shown,
     ]
