@@ -138,11 +138,16 @@ class NodeService:
             return {}
         if phase == "hello":
             return {"hello": self._hello(run_id, str(content["contract_digest"]))}
-        run = self._expect(run_id, phase, str(content["contract_digest"]))
-        # Prevent a phase that is asked for twice at once from using the one-time secrets of a run in two threads.
+        run = self._runs.get(run_id)
+        if run is None:
+            raise ProtocolError(
+                f"run {run_id} is not known here: this node was restarted or never said hello; start a new run"
+            )
+        # Prevent two requests at once from using the one-time secrets of a run in two threads.
         if not run.busy.acquire(blocking=False):
-            raise ProtocolError(f"phase {phase} of run {run_id} was asked for while it was in progress")
+            raise ProtocolError(f"phase {phase} of run {run_id} was asked for while another was in progress")
         try:
+            self._verify_next(run_id, run, phase, str(content["contract_digest"]))
             return self._take(run_id, run, phase, content)
         finally:
             run.busy.release()
@@ -202,13 +207,8 @@ class NodeService:
         if run_id in self._known:
             raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
 
-    def _expect(self, run_id: int, phase: str, digest: str) -> _Run:
-        """Return the run if ``phase`` is its next one: a repeated or skipped phase is refused."""
-        run = self._runs.get(run_id)
-        if run is None:
-            raise ProtocolError(
-                f"run {run_id} is not known here: this node was restarted or never said hello; start a new run"
-            )
+    def _verify_next(self, run_id: int, run: _Run, phase: str, digest: str) -> None:
+        """Check that ``phase`` is the run's next one: a repeated or skipped phase is refused."""
         expected = PHASES[len(run.done)]
         if phase != expected:
             raise ProtocolError(
@@ -218,7 +218,6 @@ class NodeService:
             raise RefusedError(
                 "contract_digest_differs", "the run changed its contract", party=self._platform.party
             )
-        return run
 
     def _evaluate(self, run_id: int, run: _Run) -> dict[str, Any]:
         result = run.role.result()
