@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedshare.audit.checkpoint import Checkpoint
 from fedshare.audit.entries import Entry
 from fedshare.audit.notes import COSIGNATURE, NoteKey, NoteSigner, parse_note
@@ -21,7 +22,6 @@ from fedshare.audit.receipts import Receipt, make_receipt
 from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import CHECKPOINT_PATH, TILE_WIDTH, read_bundle
 from fedshare.errors import ConfigError, FedshareError, ParameterError, ProtocolError
-
 from fedshare_clients.auditor.fetch import HttpSource
 from fedshare_clients.auditor.findings import MEANINGS, FindingClass
 from fedshare_clients.auditor.follow import follow_once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
+import zlib
 
 from fedshare.audit.storage import MAX_FILE_BYTES
 from fedshare.errors import ConfigError, UnavailableError
@@ -26,14 +27,21 @@ def _open(request: urllib.request.Request, max_bytes: int) -> tuple[int, bytes]:
     try:
         with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
             status, data = int(answer.status), bytes(answer.read(max_bytes + 1))
+            if answer.headers.get("Content-Encoding") == "gzip":
+                data = _inflate(data, max_bytes)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(max_bytes)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, zlib.error) as error:
         raise UnavailableError(f"could not reach {request.host}: {error}") from error
     if len(data) > max_bytes:
         raise UnavailableError(f"{request.host} answered more than {max_bytes} bytes")
     return status, data
+
+
+def _inflate(data: bytes, max_bytes: int) -> bytes:
+    """Return ``data`` without its gzip wrapping, one byte over ``max_bytes`` at most."""
+    return zlib.decompressobj(wbits=31).decompress(data, max_bytes + 1)
 
 
 def _expect_web(url: str) -> str:
@@ -54,7 +62,9 @@ class HttpSource:
         Raises:
             UnavailableError: the server is not there, or has no such file.
         """
-        request = urllib.request.Request(f"{self._url}/{path}")  # noqa: S310 - the scheme is checked above
+        request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
+            f"{self._url}/{path}", headers={"Accept-Encoding": "gzip, identity"}
+        )
         status, data = _open(request, MAX_FILE_BYTES)
         if status != http.client.OK:
             raise UnavailableError(f"{request.host} answered {status} for {path}")

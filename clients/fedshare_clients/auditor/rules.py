@@ -33,7 +33,6 @@ from fedshare.audit.statements import (
     Statement,
 )
 from fedshare.errors import ProtocolError
-
 from fedshare_clients.auditor.findings import Finding, FindingClass
 from fedshare_clients.auditor.terms import Terms
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Literal
 
-from fedshare.errors import ProtocolError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from fedshare.errors import ProtocolError
 
 __all__ = ["PartyTerms", "Terms"]
 

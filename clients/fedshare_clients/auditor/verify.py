@@ -23,7 +23,6 @@ from fedshare.audit.hashing import EMPTY_ROOT, HASH_BYTES, edge_root, leaf_hash,
 from fedshare.audit.statements import Enrolment
 from fedshare.audit.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tiles, read_bundle
 from fedshare.errors import ProtocolError, UnavailableError
-
 from fedshare_clients.auditor.findings import Finding, FindingClass
 from fedshare_clients.auditor.rules import Rules
 

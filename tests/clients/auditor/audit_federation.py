@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedshare.audit.commitments import EnvelopeTally
 from fedshare.audit.entries import EntrySigner
 from fedshare.audit.log import AuditLog

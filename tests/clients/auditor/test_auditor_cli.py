@@ -1,4 +1,5 @@
 import functools
+import gzip
 import http.server
 import json
 import subprocess
@@ -7,9 +8,12 @@ import threading
 
 import pytest
 from audit_federation import Federation, key_of
+
 from fedshare.audit.log import AuditLog
 from fedshare.audit.notes import NoteSigner
+from fedshare.errors import UnavailableError
 from fedshare_clients.auditor.cli import main
+from fedshare_clients.auditor.fetch import HttpSource
 
 
 @pytest.fixture
@@ -159,6 +163,37 @@ def test_follow_keeps_a_copy_that_verifies(run, federation, policy, served, tmp_
     assert run("verify", copy, *policy)[0] == 0
 
 
+class ZippingHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = self.server.bodies[self.path]
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_zipped_files_are_read_and_bombs_are_not():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ZippingHandler) as server:
+        server.bodies = {
+            "/good": gzip.compress(b"good"),
+            "/bomb": gzip.compress(bytes(40_000_000)),
+            "/broken": b"\x1f\x8bxxxxxxxxxxxx",
+        }
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        source = HttpSource(f"http://127.0.0.1:{server.server_address[1]}")
+        assert source.read("good") == b"good"
+        for path in ("bomb", "broken"):
+            with pytest.raises(UnavailableError):
+                source.read(path)
+        server.shutdown()
+        thread.join()
+
+
 def test_follow_refuses_a_log_that_was_rolled_back(run, federation, policy, served, tmp_path):
     backup = federation.copy("backup")
     federation.whole_run("8")
@@ -192,6 +227,7 @@ class Block:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Block())
 from fedshare_clients.auditor.cli import main
+from fedshare_clients.auditor.fetch import HttpSource
 import fedshare.audit.log, fedshare_clients.auditor.witness
 sys.exit(main(sys.argv[1:]))
 """

@@ -2,6 +2,7 @@
 
 import pytest
 from audit_federation import CODE, PARTIES, Federation, contract_document, key_of, public_of
+
 from fedshare.audit.commitments import EnvelopeTally
 from fedshare.audit.entries import EntrySigner
 from fedshare.audit.hashing import leaf_hash, perfect_root

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from audit_federation import key_of
+
 from fedshare.audit.log import AuditLog
 from fedshare.audit.notes import COSIGNATURE, NoteKey, NoteSigner
 from fedshare.audit.policy import Policy
