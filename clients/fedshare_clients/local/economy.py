@@ -1,7 +1,7 @@
 """A generated regional economy: enough of a registry, a tax bureau, a court, an invoice graph and banks to train on.
 
-Everything follows from one seed. An enterprise has a hidden soundness; its industry, its place in the invoice graph and
-the state of its customers and suppliers move it. Each institution sees a noisy part of that with gaps of its own: young
+Everything follows from one seed. An enterprise has a hidden soundness; its industry and, along the invoice graph, the
+state of its customers move it. Each institution sees a noisy part of that with gaps of its own: young
 enterprises have not filed yet, the smallest issue no invoices, banks see their own customers only. The figures are
 made up; they show how the system behaves, not how any economy does.
 """
@@ -67,7 +67,7 @@ def generate(enterprises: int, seed: int) -> Economy:
 
     tables = {
         "registry": _registry(industry, age, size, soundness, rng),
-        "tax": _tax(age, size, stress, seller, amount, exposure, rng),
+        "tax": _tax(age, size, stress, rng),
         "court": _court(stress, rng),
     }
     known = {"registry": 0.995, "tax": 0.97, "court": 0.96}
@@ -154,15 +154,9 @@ def _tax(
     age: NDArray[np.float64],
     size: NDArray[np.float64],
     stress: NDArray[np.float64],
-    seller: NDArray[np.int64],
-    amount: NDArray[np.float64],
-    exposure: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> dict[str, NDArray[np.generic]]:
     count = len(age)
-    sold = np.bincount(seller, amount, count)
-    largest = np.zeros(count)
-    np.maximum.at(largest, seller, amount)
     turnover = np.exp(13.0 + size + rng.normal(0.0, 0.3, count))
     growth = -0.12 * stress + rng.normal(0.0, 0.25, count)
     not_filed = age < 1.0
@@ -177,12 +171,7 @@ def _tax(
         ),
         "void_invoice_share": np.clip(0.03 + 0.015 * stress + rng.normal(0.0, 0.02, count), 0.0, 1.0),
     }
-    columns = {name: np.where(not_filed, np.nan, np.round(values, 5)) for name, values in columns.items()}
-    trades = sold > 0
-    columns["customer_concentration"] = np.where(trades, largest / np.maximum(sold, 1e-9), np.nan)
-    columns["partner_count"] = np.where(trades, np.bincount(seller, minlength=count), np.nan)
-    columns["partner_soundness"] = np.where(trades, exposure + rng.normal(0.0, 0.15, count), np.nan)
-    return dict(columns)
+    return {name: np.where(not_filed, np.nan, np.round(values, 5)) for name, values in columns.items()}
 
 
 def _court(stress: NDArray[np.float64], rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:

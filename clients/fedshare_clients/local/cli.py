@@ -1,0 +1,102 @@
+"""``fedshare-local``: a whole federation on one machine. It parses, calls and prints."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedshare.errors import FedshareError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+__all__ = ["main", "parser"]
+
+_INTERRUPTED = 130
+_DESCRIPTION = """\
+Run a whole federation on one machine: a coordinator and every party as real processes on loopback, from one
+YAML file that names parties, sources, columns, label and model.
+
+  fedshare-local economy --out DATA          generate a regional economy to try it on
+  fedshare-local run EXPERIMENT.yaml --out DIR
+
+Exit codes are those of the other commands (docs/operating.md).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.command(arguments))
+    except FedshareError as error:
+        if arguments.debug:
+            raise
+        print(f"fedshare-local: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fedshare-local: interrupted; every process was ended", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    root = argparse.ArgumentParser(
+        prog="fedshare-local", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root.add_argument("--debug", action="store_true", help="show where in the code an error arose")
+    verbs = root.add_subparsers(metavar="COMMAND", required=True)
+    run = verbs.add_parser("run", help="run an experiment and write report.json and report.html")
+    run.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
+    run.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is left")
+    run.add_argument(
+        "--check",
+        action="store_true",
+        help="also train on pooled data, as no party could, and report the difference",
+    )
+    run.set_defaults(command=_run)
+    economy = verbs.add_parser("economy", help="generate a regional economy as Parquet files")
+    economy.add_argument("--out", required=True, type=Path, metavar="DIR")
+    economy.add_argument("--enterprises", type=int, default=20_000, metavar="N", help="default 20000")
+    economy.add_argument("--seed", type=int, default=7, help="default 7; the same seed gives the same files")
+    economy.set_defaults(command=_economy)
+    return root
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .experiment import load_experiment  # noqa: PLC0415 - `--help` answers without loading torch
+    from .federation import run_experiment  # noqa: PLC0415
+
+    experiment = load_experiment(arguments.experiment)
+    report = run_experiment(experiment, arguments.out, check=arguments.check, say=_say)
+    auc = report["auc"]
+    pooled = f", {auc['centralised']:.4f} pooled" if "centralised" in auc else ""
+    print(
+        f"{report['experiment']}: AUC {auc['bank_only']:.4f} with the bank's own columns, {auc['federated']:.4f} "
+        f"federated{pooled}; {report['iterations']} iterations, {report['seconds']['total']:.0f} s"
+    )
+    print(f"Read {arguments.out / 'report.html'}")
+    return 0
+
+
+def _economy(arguments: argparse.Namespace) -> int:
+    from .economy import generate, write  # noqa: PLC0415
+
+    economy = generate(arguments.enterprises, arguments.seed)
+    write(economy, arguments.out)
+    for name, table in economy.tables.items():
+        print(f"{arguments.out / name}.parquet: {table.num_rows:,} rows, {table.num_columns} columns")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
