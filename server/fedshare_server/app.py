@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["DATABASE_VARIABLE", "RunStore", "app", "canonical_key", "drive"]
 
 DATABASE_VARIABLE: Final = "FEDSHARE_SERVER_DATABASE"
-POLL_SECONDS: Final = 0.2
+# Not shorter: a reply that is seen before Flower has all its parts costs a back-off of 1 s (flwr 1.41
+# supercore/inflatable/inflatable_utils.py), and the wait is the SuperNodes' 3 s anyway.
+POLL_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 5.0
 # A SuperNode's heartbeat comes every 17.5 to 22.5 s and keeps it online for 60 s (flwr 1.41
 # common/constant.py): one that is 40 s old means that the node is gone.
