@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedshare.errors import ConfigError
@@ -24,16 +25,28 @@ from fedshare.identity.certificates import (
     key_to_pem,
     public_key_digest,
     read_authority,
+    read_key,
     to_pem,
 )
-from fedshare_server.config import ServerConfig, StateFolder, write_new_file
+from fedshare_server.config import replace_file, write_new_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Invitation", "TlsFiles", "create_invitation", "initialise", "load_authority", "load_tls"]
+    from fedshare_server.config import ServerConfig, StateFolder
+
+__all__ = [
+    "Invitation",
+    "TlsFiles",
+    "create_invitation",
+    "initialise",
+    "load_authority",
+    "load_tls",
+    "renew_server",
+]
 
 _AUTHORITY_LIFETIME = timedelta(days=3650)
+_RENEWAL = timedelta(days=30)
 # An invitation's certificate outlives the invitation, so that an expired one meets a clear refusal from
 # enrolment instead of a failed handshake.
 _GRACE = timedelta(days=90)
@@ -74,9 +87,7 @@ def initialise(
     """
     authority = _read_pair(imported, now) if imported else _new_authority(settings.name, now)
     key = ec.generate_private_key(ec.SECP256R1())
-    hosts = list(dict.fromkeys([settings.name, "localhost", "127.0.0.1"]))
-    lifetime = timedelta(days=settings.certificate_days)
-    certificate = issue_server(authority, key.public_key(), hosts, now, lifetime, os.urandom)
+    certificate = _server_certificate(authority, key, settings, now)
     pairs = (
         (folder.authority_files, authority.certificate, authority.key),
         (folder.server_files, certificate, key),
@@ -84,6 +95,32 @@ def initialise(
     for (certificate_file, key_file), issued, secret in pairs:
         write_new_file(key_file, key_to_pem(secret))
         write_new_file(certificate_file, to_pem(issued), mode=0o644)
+
+
+def renew_server(folder: StateFolder, settings: ServerConfig, now: datetime) -> bool:
+    """Issue the server's certificate anew if it ends soon or is for another name; return whether it was.
+
+    The keys stay. Institutions notice nothing: they trust the authority, not the certificate.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the authority is no longer valid.
+        StorageError: the disk refused.
+    """
+    certificate_file, key_file = folder.server_files
+    try:
+        current = x509.load_pem_x509_certificate(_read(certificate_file))
+    except ValueError as error:
+        raise ConfigError(
+            f"{certificate_file}: expected a certificate in PEM, found something else"
+        ) from error
+    key = read_key(_read(key_file))
+    fresh = _server_certificate(load_authority(folder, now), key, settings, now)
+    names = x509.SubjectAlternativeName
+    same = [one.extensions.get_extension_for_class(names).value for one in (current, fresh)]
+    if same[0] == same[1] and current.not_valid_after_utc - now > _RENEWAL:
+        return False
+    replace_file(certificate_file, to_pem(fresh), mode=0o644)
+    return True
 
 
 def load_authority(folder: StateFolder, now: datetime) -> Authority:
@@ -128,6 +165,14 @@ def create_invitation(
     return Invitation(
         json.dumps(document, indent=2).encode() + b"\n", public_key_digest(key.public_key()), expires_at
     )
+
+
+def _server_certificate(
+    authority: Authority, key: ec.EllipticCurvePrivateKey, settings: ServerConfig, now: datetime
+) -> x509.Certificate:
+    hosts = list(dict.fromkeys([settings.name, "localhost", "127.0.0.1"]))
+    lifetime = timedelta(days=settings.certificate_days)
+    return issue_server(authority, key.public_key(), hosts, now, lifetime, os.urandom)
 
 
 def _new_authority(name: str, now: datetime) -> Authority:

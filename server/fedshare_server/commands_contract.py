@@ -11,6 +11,7 @@ import yaml
 from fedshare.contract.codedigest import installed_code_digest
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
+from fedshare.privacy.leaks import summarise
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.drafting import complete
 from fedshare_server.standing import contract_status
@@ -48,8 +49,10 @@ def show(arguments: argparse.Namespace) -> int:
     with open_state(arguments.state) as state:
         record = state.store.resolve_contract(arguments.contract)
         decisions = state.store.decisions(record.digest)
+    contract = parse_contract(record.canonical)
     print(f"# digest {record.digest}")
-    print(_render(parse_contract(record.canonical)), end="")
+    print(_render(contract))
+    print(summarise(contract))
     words = {decision.party: "approved" if decision.approved else "rejected" for decision in decisions}
     print()
     print_table(("PARTY", "DECISION"), [(party, words.get(party, "-")) for party in record.parties])

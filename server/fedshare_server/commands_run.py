@@ -28,7 +28,7 @@ _POLL_SECONDS = 1.0
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes or a part of the group dies."""
     # What other libraries say of every connection is noise here; what goes wrong comes out as our errors.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ["GRPC_VERBOSITY"] = "NONE"
     from fedshare_server.serve import serve  # noqa: PLC0415  after the line above, which gRPC reads once
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)

@@ -1,8 +1,8 @@
 """The running coordinator: Flower's SuperLink and our gRPC services, started and ended together.
 
-The gRPC port opens first, so that a taken one is known at once; an enrolment that comes before Flower answers
-is told to try again. The ready file is written last and removed first. Whatever ends one part ends the others,
-and a run under way is ended at every party while its streams are still open.
+The gRPC port opens first, so that a taken one is known at once; an enrolment that comes before Flower
+answers is told to try again. The ready file is written last and removed first. Whatever ends one part ends
+the others, and a run under way is ended at every party while its streams are still open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedshare.errors import ConfigError
 from fedshare.wire.v1.contracts_pb2_grpc import add_ContractServiceServicer_to_server
 from fedshare.wire.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from fedshare.wire.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
-from fedshare_server.authority import load_authority, load_tls
+from fedshare_server.authority import load_authority, load_tls, renew_server
 from fedshare_server.config import replace_file
 from fedshare_server.service import start_grpc
 from fedshare_server.service_contracts import ContractService
@@ -55,6 +55,8 @@ def serve(state: State, ready_file: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(_only_one(state.folder))
         stopping = stack.enter_context(_signals())
+        if renew_server(state.folder, settings, _now()):
+            print("The server's certificate was renewed.", flush=True)
         _end_orphans(store)
         superlink = superlink_of(state)
         exchange = ExchangeService(store)

@@ -1,4 +1,4 @@
-"""``fedshare-server run`` with its real SuperLink on loopback: it answers, says why it ends, leaves none."""
+"""``fedshare-server run`` with its real SuperLink: it answers, says why it ends, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state(tmp_path: Path) -> Path:
         for each in sockets.values():
             each.bind(("127.0.0.1", 0))
         ports = {name: each.getsockname()[1] for name, each in sockets.items()}
-    (tmp_path / "server.yaml").write_text(yaml.safe_dump({"bind": "127.0.0.1", "name": "127.0.0.1", **ports}))
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump({"name": "127.0.0.1", **ports}))
     state = tmp_path / "state"
     assert call(state, "init", "--config", str(tmp_path / "server.yaml")).returncode == 0
     return state
@@ -65,9 +65,15 @@ def ended(children: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(children, timeout=10)[1]
 
 
-def test_a_coordinator_serves_and_ends_with_everything_it_started(state: Path) -> None:
+def test_a_coordinator_serves_on_two_outside_ports_and_ends_with_everything_it_started(state: Path) -> None:
     with running(state) as server:
         children = server.children(recursive=True)
+        outside = {
+            connection.laddr.port
+            for process in [server, *children]
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN and not connection.laddr.ip.endswith("127.0.0.1")
+        }
         second = call(state, "run")
         server.send_signal(signal.SIGTERM)
         out, err = server.communicate(timeout=30)
@@ -75,6 +81,8 @@ def test_a_coordinator_serves_and_ends_with_everything_it_started(state: Path) -
     assert out.startswith("Ready: gRPC at 127.0.0.1:")
     assert (second.returncode, "another fedshare-server runs" in second.stderr) == (2, True)
     assert len(children) >= 2
+    settings = yaml.safe_load((state / "server.yaml").read_text())
+    assert outside == {settings["grpc_port"], settings["fleet_port"]}
     assert ended(children)
     assert not (state / "ready").exists()
 
@@ -105,5 +113,5 @@ def test_a_taken_port_is_the_one_readable_cause(state: Path) -> None:
         other.listen()
         done = call(state, "run")
     assert done.returncode == 6
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert f"cannot listen on 0.0.0.0:{port}" in done.stderr
     assert done.stderr.count("\n") == 1

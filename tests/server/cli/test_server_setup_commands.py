@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedshare.errors import ConfigError, StorageError
 from fedshare.identity.certificates import create_authority, key_to_pem, read_client, to_pem
+from fedshare_server.authority import renew_server
 from fedshare_server.cli import main, parser
-from fedshare_server.config import ServerConfig, load_config, replace_file, write_new_file
+from fedshare_server.config import ServerConfig, StateFolder, load_config, replace_file, write_new_file
 from fedshare_server.storage import open_store
 
 ROOT = Path(__file__).parents[3]
@@ -50,6 +51,26 @@ def test_init_makes_a_server_certificate_for_the_name(state: Path) -> None:
     certificate = x509.load_pem_x509_certificate((state / "server.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "coordinator.example" in names.get_values_for_type(x509.DNSName)
+
+
+def test_a_server_certificate_is_renewed_in_time_for_the_same_key(state: Path) -> None:
+    folder, settings, now = StateFolder(state), ServerConfig(name="coordinator.example"), datetime.now(UTC)
+    before = snapshot(state)
+    assert not renew_server(folder, settings, now + timedelta(days=330))
+    assert snapshot(state) == before
+    assert renew_server(folder, settings, now + timedelta(days=340))
+    after = snapshot(state)
+    assert {name for name in after if after[name] != before[name]} == {"server.pem"}
+    old, new = (x509.load_pem_x509_certificate(files["server.pem"]) for files in (before, after))
+    assert old.public_key() == new.public_key()
+    assert new.not_valid_after_utc > old.not_valid_after_utc
+
+
+def test_a_server_certificate_follows_the_configured_name(state: Path) -> None:
+    assert renew_server(StateFolder(state), ServerConfig(name="moved.example"), datetime.now(UTC))
+    certificate = x509.load_pem_x509_certificate((state / "server.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "moved.example" in names.get_values_for_type(x509.DNSName)
 
 
 def test_init_never_overwrites(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
