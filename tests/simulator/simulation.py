@@ -2,10 +2,10 @@
 
 Every node is the real ``NodeService`` with the real roles, sessions and sealed primitives; only the Exchange is in memory, and
 Flower's part, asking each node for one phase after the other, is a loop. ``tamper`` sees every envelope on its way and says
-what is delivered instead of it:
+what is delivered instead of it; ``ask_each`` tells each party something else:
 
-    Simulation(parties, tamper=lambda envelope: [])                     # the coordinator drops everything
-    Simulation(parties, tamper=lambda envelope: [envelope, envelope])   # it replays everything
+    Simulation(tables, tamper=lambda envelope: [])                     # the coordinator drops everything
+    Simulation(tables, tamper=lambda envelope: [envelope, envelope])   # it replays everything
 """
 
 from __future__ import annotations
@@ -150,16 +150,37 @@ class Simulation:
         *,
         seed: int = 1,
         tamper: Callable[[Envelope], Iterable[Envelope]] = lambda envelope: [envelope],
+        receive_timeout_seconds: float = 20.0,
+        columns: Mapping[str, Mapping[str, Any]] | None = None,
         **contract: Any,
     ) -> None:
+        """Let the parties of ``tables`` sign a contract.
+
+        Args:
+            tables: by party; who has labels is the bank.
+            seed: of every party's randomness.
+            tamper: see the module.
+            receive_timeout_seconds: how long a party waits for another.
+            columns: by name, what the contract says of a column besides its kind.
+            contract: fields of the contract that differ from ``draft``.
+        """
+        self._columns = columns or {}
         self.exchange = MemoryExchange(tamper)
         self.platforms = {}
         for party, table in tables.items():
             stream = Stream(hashlib.sha256(f"{seed}|{party}".encode()).digest())
             identity = IdentityKey.generate(stream.read)
-            self.platforms[party] = MemoryPlatform(party, identity, table, self.exchange, stream.read)
+            self.platforms[party] = MemoryPlatform(
+                party,
+                identity,
+                table,
+                self.exchange,
+                stream.read,
+                receive_timeout_seconds=receive_timeout_seconds,
+            )
         self.contract = parse_contract(self.draft(**contract))
         self.sign(self.contract)
+        self.replies: list[dict[str, dict[str, Any]]] = []
         self.services = {party: NodeService(platform) for party, platform in self.platforms.items()}
 
     def draft(self, **changes: Any) -> dict[str, Any]:
@@ -174,7 +195,11 @@ class Simulation:
                     "identity_key": encode_public_key(platform.identity.public_bytes()),
                     "flower_key": hashlib.sha256(party.encode()).hexdigest(),
                     "columns": [
-                        {"name": name, "kind": "categorical" if cells.dtype == object else "numeric"}
+                        {
+                            "name": name,
+                            "kind": "categorical" if cells.dtype == object else "numeric",
+                            **self._columns.get(name, {}),
+                        }
                         for name, cells in platform.table.columns.items()
                     ],
                 }
@@ -207,18 +232,32 @@ class Simulation:
 
     def ask(self, phase: str, run_id: int = 1, **content: Any) -> dict[str, dict[str, Any]]:
         """Return every node's reply to one phase, as the coordinator would ask for it."""
-        document = {"contract_digest": self.contract.digest(), **content}
-        with ThreadPoolExecutor(len(self.services)) as pool:
-            futures = {
-                party: pool.submit(service.handle_phase, run_id, phase, document)
-                for party, service in self.services.items()
-            }
-            return {party: future.result() for party, future in futures.items()}
+        return self.ask_each(phase, run_id, dict.fromkeys(self.services, content))
 
-    def run(self, run_id: int = 1) -> dict[str, dict[str, Any]]:
-        """Take a run through its phases; return the replies of the last one, or of the first that is not all ok."""
+    def ask_each(
+        self, phase: str, run_id: int, contents: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the replies of the parties in ``contents``, each of which is told its own."""
+        digest = {"contract_digest": self.contract.digest()}
+        with ThreadPoolExecutor(len(contents)) as pool:
+            futures = {
+                party: pool.submit(self.services[party].handle_phase, run_id, phase, {**digest, **content})
+                for party, content in contents.items()
+            }
+            replies = {party: future.result() for party, future in futures.items()}
+        self.replies.append(replies)
+        return replies
+
+    def run(self, run_id: int = 1, *, until: str = "close") -> dict[str, dict[str, Any]]:
+        """Take a run through its phases; return the replies of the last one, or of the first that is not all ok.
+
+        Args:
+            run_id: as Flower would number it.
+            until: the last phase to ask for, if all goes well.
+        """
         hellos: list[bytes] = []
-        for phase in PHASES:
+        replies: dict[str, dict[str, Any]] = {}
+        for phase in PHASES[: PHASES.index(until) + 1]:
             replies = self.ask(phase, run_id, **({"hellos": hellos} if phase == "align" else {}))
             if any(reply["status"] != "ok" for reply in replies.values()):
                 self.ask("close", run_id)
@@ -227,11 +266,17 @@ class Simulation:
                 hellos = [reply["hello"] for reply in replies.values()]
         return replies
 
+    def results(self) -> list[str]:
+        """Return the parties that have saved a result."""
+        return [party for party, platform in self.platforms.items() if platform.result is not None]
+
 
 def small_economy(customers: int = 1200, universe: int = 2000, seed: int = 3) -> dict[str, Table]:
     """Return tables of a tax bureau, a registry and a bank whose customers are part of the others' universe."""
     rng = np.random.default_rng(seed)
-    identifiers = [f"enterprise {number:05d}".encode() for number in rng.permutation(10 * universe)[:universe]]
+    identifiers = [
+        f"enterprise {number:05d}".encode() for number in rng.permutation(10 * universe)[:universe]
+    ]
     turnover = rng.normal(size=universe)
     turnover[rng.random(universe) < 0.1] = np.nan
     margin = rng.normal(size=universe)
@@ -250,4 +295,14 @@ def small_economy(customers: int = 1200, universe: int = 2000, seed: int = 3) ->
             {"age": age[order[10:]], "industry": industry[order[10:]]},
         ),
         "tax": Table("tax", identifiers, {"turnover": turnover, "margin": margin}),
+    }
+
+
+def split_holders(tables: Mapping[str, Table]) -> dict[str, Table]:
+    """Return the same economy with the court as a third holder: it has the tax bureau's margin."""
+    tax = tables["tax"]
+    return {
+        **tables,
+        "court": Table("court", tax.identifiers[::-1], {"margin": tax.columns["margin"][::-1].copy()}),
+        "tax": Table("tax", tax.identifiers, {"turnover": tax.columns["turnover"]}),
     }
