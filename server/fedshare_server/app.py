@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
     load_ssh_public_key,
 )
-from fedshare.errors import ConfigError, RunFailedError
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
+from fedshare.errors import ConfigError, RunFailedError
 from fedshare_server.phases import Cause, Reply, Rounds
 from fedshare_server.storage import open_store
 

@@ -36,7 +36,6 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fedshare.errors import ProtocolError, StorageError, UnavailableError
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -48,6 +47,7 @@ from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+from fedshare.errors import ProtocolError, StorageError, UnavailableError
 from fedshare_server.app import DATABASE_VARIABLE, canonical_key
 from fedshare_server.superlink_gate import FleetGate
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 import uvicorn
-from fedshare.errors import UnavailableError
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
+
+from fedshare.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from fedshare.errors import ProtocolError
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+
+from fedshare.errors import ProtocolError
 
 if TYPE_CHECKING:
     from flwr.app import Context

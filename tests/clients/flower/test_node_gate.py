@@ -8,11 +8,12 @@ import zipfile
 from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedshare.errors import ConfigError, RefusedError
 from fedshare_clients.node._flwr_runtime import require_supported_flwr
 from fedshare_clients.node.executor import verify_bundle, verify_run_config
-from hypothesis import given
-from hypothesis import strategies as st
 
 PYPROJECT = """
 [project]

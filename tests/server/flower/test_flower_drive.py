@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
 from fedshare_server.app import CONNECT_SECONDS, PHASE_SECONDS, canonical_key, drive
 from fedshare_server.phases import PHASES
 from fedshare_server.storage import PartyRecord
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

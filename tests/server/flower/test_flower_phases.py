@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fedshare_server.phases import PHASES, Cause, Reply, Rounds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fedshare_server.phases import PHASES, Cause, Reply, Rounds
 
 PARTIES = ("bank", "court", "tax")
 DIGEST = "ab" * 32

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from fedshare_server.storage import InvitationRecord, PartyRecord, Store, open_store
 from fedshare_server.superlink import Superlink, SuperlinkSettings, _write_loopback_certificate, build_bundle
 
