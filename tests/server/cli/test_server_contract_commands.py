@@ -12,8 +12,10 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedshare.contract.model import parse_contract
 from fedshare.identity.certificates import public_key_to_pem
 from fedshare.identity.keys import IdentityKey
+from fedshare.privacy.leaks import summarise
 from fedshare_server.cli import main
 from fedshare_server.commands_run import follow
 from fedshare_server.storage import InvitationRecord, PartyRecord, ProgressRecord, Store, open_store
@@ -89,7 +91,7 @@ def test_a_draft_is_proposed_and_waits_for_its_parties(
 
 
 def test_show_prints_the_whole_contract_and_the_leak_ledger(
-    digest: str, capsys: pytest.CaptureFixture[str]
+    store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("contract", "show", digest[:8]) == 0
     out = capsys.readouterr().out
@@ -101,6 +103,7 @@ def test_show_prints_the_whole_contract_and_the_leak_ledger(
         "code_digest",
     ):
         assert words in out
+    assert summarise(parse_contract(store.resolve_contract(digest).canonical)) in out
 
 
 def test_a_wrong_draft_names_file_and_field(
