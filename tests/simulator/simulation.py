@@ -121,23 +121,23 @@ class MemoryPlatform:
     def now(self) -> datetime:
         return self.time
 
-    def approved_contract(self, _digest: str) -> tuple[Contract, Mapping[str, bytes]]:
+    def approved_contract(self, digest: str) -> tuple[Contract, Mapping[str, bytes]]:
         assert self.contract is not None
         return self.contract, self.decisions
 
-    def load_table(self, _contract: Contract) -> Table:
+    def load_table(self, contract: Contract) -> Table:
         return self.table
 
-    def open_transport(self, _run_id: int, _peers: frozenset[str]) -> MemoryTransport:
+    def open_transport(self, run_id: int, peers: frozenset[str]) -> MemoryTransport:
         return MemoryTransport(self.exchange, self.party)
 
-    def progress(self, _run_id: int, _contract: Contract) -> Callable[[Progress], None]:
+    def progress(self, run_id: int, contract: Contract) -> Callable[[Progress], None]:
         return self.seen.append
 
-    def save_result(self, _run_id: int, result: Any, customers: Any) -> None:
+    def save_result(self, run_id: int, result: Any, customers: Any) -> None:
         self.result, self.customers = result, customers
 
-    def save_failure(self, _run_id: int, _phase: str, error: FedshareError) -> None:
+    def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         self.failure = error
 
 
@@ -306,3 +306,20 @@ def split_holders(tables: Mapping[str, Table]) -> dict[str, Table]:
         "court": Table("court", tax.identifiers[::-1], {"margin": tax.columns["margin"][::-1].copy()}),
         "tax": Table("tax", tax.identifiers, {"turnover": tax.columns["turnover"]}),
     }
+
+
+def tiny(seed: int = 3, **settings: Any) -> Simulation:
+    """Return a federation whose run takes a fraction of a second."""
+    changes: dict[str, Any] = {"minimum_cohort": 5, "model": {"max_iterations": 2, "tolerance": 1e-9}}
+    return Simulation(small_economy(200, 260, seed), **(changes | settings))
+
+
+def assert_ended(simulation: Simulation, replies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Check that the run ended with a clear cause and left nothing; return the reason of each party that gave one."""
+    reasons = {party: reply["reason"] for party, reply in replies.items() if reply["status"] != "ok"}
+    assert reasons, "nobody noticed"
+    assert all(len(reason) > 20 and "unexpectedly" not in reason for reason in reasons.values())
+    assert all(simulation.platforms[party].failure is not None for party in reasons)
+    assert simulation.results() == []
+    assert all(not service._runs for service in simulation.services.values())
+    return reasons
