@@ -22,6 +22,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic_core import from_json
+
 from fedshare.audit.hashing import HASH_BYTES, leaf_hash, perfect_root, root_of_leaves
 from fedshare.audit.notes import decode_base64
 from fedshare.audit.proofs import inclusion_proof, root_from_inclusion
@@ -43,7 +45,6 @@ PAYLOAD_TYPE = "application/vnd.fedshare.audit.statement.v1+json"
 BATCH_TYPE = "application/vnd.fedshare.audit.batch.v1+json"
 MAX_BATCH = 2**16
 _MAX_CACHED_BATCHES = 4096
-_DECODER = json.JSONDecoder()
 
 
 def _batch_encoding(root: bytes, size: int) -> bytes:
@@ -74,7 +75,7 @@ class Entry:
             ProtocolError: it is not an entry of either form, or its batch proof leads nowhere.
         """
         try:
-            value = _DECODER.decode(data.decode())
+            value = from_json(data, allow_inf_nan=False)
             if "batch" in value:
                 return cls._parse_member(value)
             return cls._parse_single(value)

@@ -14,9 +14,10 @@ and can be enumerated); use `fedshare.audit.commitments`.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, NoReturn, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from fedshare.errors import ProtocolError
 
@@ -299,11 +300,12 @@ def _canonical(value: object) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
-def _refuse_constant(_: str) -> NoReturn:
-    raise ValueError("not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _is_ordered(value: object) -> bool:
+    """Whether the keys of every object in ``value`` are in order, as canonical JSON has them."""
+    if isinstance(value, dict):
+        keys = list(value)
+        return keys == sorted(keys) and all(map(_is_ordered, value.values()))
+    return not isinstance(value, list) or all(map(_is_ordered, value))
 
 
 def parse_statement(data: bytes) -> Statement:
@@ -313,8 +315,10 @@ def parse_statement(data: bytes) -> Statement:
         ProtocolError: it is no statement, or not in its one canonical spelling.
     """
     try:
-        value = _DECODER.decode(data.decode())
-        if _canonical(value) != data:
+        value = from_json(data, allow_inf_nan=False)
+        # Keys in order and the shortest spelling of everything; a doubled key is lost on the way and shows
+        # too.
+        if to_json(value) != data or not _is_ordered(value):
             raise ProtocolError("expected a statement in canonical JSON")
         return _ADAPTER.validate_python(value)
     except ValidationError as error:
