@@ -1,0 +1,148 @@
+"""What a node refuses: one test per code."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from contract_documents import CODE, KEYS, NOW, PARTIES, contract, decisions
+from fedshare.contract import enforcement
+from fedshare.contract.enforcement import (
+    verify_columns,
+    verify_party,
+    verify_quota,
+    verify_ready,
+    verify_setting,
+    verify_signed,
+)
+from fedshare.contract.model import Column
+from fedshare.contract.signing import Decision, sign_decision
+from fedshare.errors import RefusedError
+
+AGREED = contract()
+TAX = KEYS["tax"].public_bytes()
+
+
+def ready(signed=None, **changes):
+    arguments = {"party": "tax", "identity_key": TAX, "code_digest": CODE, "now": NOW, **changes}
+    verify_ready(AGREED, decisions(AGREED) if signed is None else signed, **arguments)
+
+
+def refused(code, call, *arguments, **named):
+    with pytest.raises(RefusedError) as caught:
+        call(*arguments, **named)
+    assert caught.value.code == code
+    assert caught.value.party == "tax"
+
+
+def test_a_party_of_an_approved_valid_contract_is_ready():
+    ready()
+
+
+def test_a_missing_approval_is_refused():
+    for name in PARTIES:
+        refused(
+            "contract_unsigned", ready, {key: each for key, each in decisions(AGREED).items() if key != name}
+        )
+
+
+def test_an_approval_of_another_contract_is_refused():
+    other = decisions(contract(minimum_cohort=1))
+    refused("contract_unsigned", ready, {**decisions(AGREED), "bank": other["bank"]})
+
+
+def test_an_approval_signed_by_another_party_is_refused():
+    signed = decisions(AGREED)
+    refused("contract_unsigned", ready, {**signed, "bank": signed["court"]})
+
+
+def test_an_approval_in_another_partys_name_is_refused():
+    word = Decision(contract_digest=AGREED.digest(), party="bank", verdict="approve", time=NOW)
+    refused("contract_unsigned", ready, {**decisions(AGREED), "bank": sign_decision(word, KEYS["court"])})
+
+
+def test_bytes_that_are_no_decision_are_refused():
+    for data in (b"", b"{}", b"\xff", b"[" * 10_000):
+        refused("contract_unsigned", ready, {**decisions(AGREED), "bank": data})
+
+
+def test_the_decision_of_a_stranger_changes_nothing():
+    ready({**decisions(AGREED), "stranger": b"anything"})
+
+
+def test_a_rejected_contract_is_refused():
+    refused("contract_rejected", ready, decisions(AGREED, bank="reject"))
+
+
+def test_a_contract_is_refused_before_its_first_second():
+    refused("contract_not_yet_valid", ready, now=AGREED.valid_from - timedelta(microseconds=1))
+    ready(now=AGREED.valid_from)
+
+
+def test_a_contract_is_refused_from_its_last_second_on():
+    refused("contract_expired", ready, now=AGREED.valid_until)
+    ready(now=AGREED.valid_until - timedelta(microseconds=1))
+
+
+def test_validity_is_an_instant_whatever_the_zone_of_the_clock():
+    refused("contract_expired", ready, now=datetime(2027, 1, 1, tzinfo=UTC).astimezone())
+
+
+def test_an_unknown_party_is_refused():
+    with pytest.raises(RefusedError) as caught:
+        ready(party="stranger")
+    assert caught.value.code == "party_unknown"
+
+
+def test_another_identity_key_is_refused():
+    refused("party_key_differs", ready, identity_key=KEYS["court"].public_bytes())
+
+
+def test_another_role_is_refused():
+    refused("role_differs", verify_party, AGREED, "tax", TAX, "label_holder")
+
+
+def test_other_code_is_refused():
+    refused("code_digest_differs", ready, code_digest="c1" * 32)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (),
+        AGREED.party("tax").columns[:1],
+        (Column(name="turnover", monotone="increasing", bins=9), *AGREED.party("tax").columns[1:]),
+        (Column(name="turnover"), *AGREED.party("tax").columns[1:]),
+        (Column(name="turnover", kind="categorical"), *AGREED.party("tax").columns[1:]),
+    ],
+)
+def test_columns_other_than_the_contracts_are_refused(columns):
+    refused("columns_differ", verify_columns, AGREED, "tax", columns)
+
+
+def test_columns_that_the_contract_does_not_use_are_not_asked_about():
+    verify_columns(AGREED, "tax", [*AGREED.party("tax").columns, Column(name="unused")])
+
+
+def test_a_setting_that_contradicts_the_contract_is_refused():
+    verify_setting("tax", "check_digits", agreed=True, configured=True)
+    refused("configuration_differs", verify_setting, "tax", "check_digits", agreed=True, configured=False)
+
+
+def test_more_identifiers_than_the_quota_are_refused():
+    verify_quota(AGREED, "tax", "bank", AGREED.alignment.quota)
+    refused("quota_exceeded", verify_quota, AGREED, "tax", "bank", AGREED.alignment.quota + 1)
+
+
+def test_every_approval_counts_on_its_own():
+    verify_signed(AGREED, decisions(AGREED), "tax")
+
+
+def test_every_code_of_the_table_is_raised_and_tested_here():
+    listed = set(re.findall(r"``([a-z_]+)``", enforcement.__doc__ or ""))
+    source = Path(enforcement.__file__).read_text(encoding="utf-8")
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert listed == set(re.findall(r'RefusedError\(\s*"([a-z_]+)"', source))
+    assert all(f'"{code}"' in tested for code in listed)
