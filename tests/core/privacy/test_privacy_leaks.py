@@ -1,0 +1,119 @@
+"""The leak ledger is complete, and its summary says what follows from a contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fedshare.contract.model import parse_contract
+from fedshare.identity.keys import fingerprint
+from fedshare.privacy.leaks import LEDGER, bins_at_most, summarise, sums_at_most
+from fedshare.wire.v1 import envelope_pb2, exchange_pb2, payload_pb2
+from fedshare_server.phases import PHASES, Reply
+
+VECTOR = json.loads(
+    (Path(__file__).parents[2] / "vectors/identity/contract.json").read_text(encoding="utf-8")
+)
+# What a party sends to the coordinator in the clear, besides its reply in a Flower message.
+OPEN_MESSAGES = ("Open", "Ack", "ReportProgressRequest", "ReportFailureRequest")
+
+
+def contract(**changes):
+    return parse_contract({**VECTOR["document"], **changes})
+
+
+def fields(descriptor):
+    return tuple(field.name for field in descriptor.fields)
+
+
+def entry(name):
+    (found,) = (leak for leak in LEDGER if leak.message == name)
+    return found
+
+
+def test_every_payload_message_has_one_entry_and_no_other_entry_claims_to_be_one():
+    defined = set(payload_pb2.DESCRIPTOR.message_types_by_name)
+    sealed = [leak.message for leak in LEDGER if leak.sealed]
+    assert sorted([*sealed, "Hello"]) == sorted(defined)
+
+
+@pytest.mark.parametrize("name", sorted(payload_pb2.DESCRIPTOR.message_types_by_name))
+def test_every_field_of_a_payload_message_is_in_the_ledger(name):
+    assert entry(name).fields == fields(payload_pb2.DESCRIPTOR.message_types_by_name[name])
+
+
+@pytest.mark.parametrize("name", OPEN_MESSAGES)
+def test_every_field_that_the_coordinator_reads_is_in_the_ledger(name):
+    assert entry(name).fields == fields(exchange_pb2.DESCRIPTOR.message_types_by_name[name])
+    assert not entry(name).sealed
+
+
+def test_every_request_of_the_exchange_is_in_the_ledger():
+    requests = {name for name in exchange_pb2.DESCRIPTOR.message_types_by_name if name.endswith("Request")}
+    frames = {field.message_type.name for field in exchange_pb2.ConnectRequest.DESCRIPTOR.fields}
+    # Close has no fields, and an Envelope has an entry of its own.
+    assert requests - {"ConnectRequest"} | frames - {"Close", "Envelope"} == set(OPEN_MESSAGES)
+
+
+def test_the_envelope_and_the_reply_of_a_node_are_in_the_ledger():
+    assert entry("Envelope").fields == fields(envelope_pb2.Envelope.DESCRIPTOR)
+    assert entry("Reply").fields == tuple(field.name for field in dataclasses.fields(Reply))
+
+
+@pytest.mark.parametrize("leak", LEDGER, ids=[leak.message for leak in LEDGER])
+def test_every_entry_says_something_for_every_role_and_names_a_phase_of_the_protocol(leak):
+    assert all((leak.feature_holder, leak.label_holder, leak.coordinator, leak.auditor, leak.needed))
+    assert leak.phase in {"", *PHASES}
+
+
+def test_the_number_of_sums_a_holder_sees_is_its_bins_times_the_queries():
+    agreed = contract()  # tax: 10 and 5 bins, each with one for missing values; 20 iterations and the counts
+    assert bins_at_most(agreed.party("tax")) == 17
+    assert sums_at_most(agreed, agreed.party("tax")) == 17 * 21 == 357
+    assert "17 bins x 21 queries = 357 sums" in summarise(agreed)
+
+
+def test_the_summary_says_how_many_identifiers_a_bank_may_ask_for():
+    assert "5,000 identifiers at each holder" in words(contract())
+
+
+def words(agreed):
+    """Return the summary without its line breaks."""
+    return " ".join(summarise(agreed).split())
+
+
+def test_with_one_holder_the_summary_says_that_the_bank_sees_its_scores():
+    parties = [party for party in VECTOR["document"]["parties"] if party["id"] != "court"]
+    text = words(contract(parties=parties))
+    assert "the partial scores of tax itself" in text
+    assert "there is no second holder" in text
+    assert "the sum of the partial scores of 2 holders" in words(contract())
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"), [(True, "the training loss after every iteration"), (False, "no loss, no AUC, no KS")]
+)
+def test_the_summary_says_what_the_coordinator_is_shown(shown, said):
+    assert said in words(contract(outputs={"coordinator_metrics": shown}))
+
+
+def test_the_summary_lists_every_message_and_every_partys_fingerprint():
+    agreed = contract()
+    text = summarise(agreed)
+    assert all(f"  {leak.message}  (" in text for leak in LEDGER)
+    assert all(fingerprint(party.identity_key_bytes()) in text for party in agreed.parties)
+
+
+def test_the_summary_is_printable_and_narrow():
+    lines = summarise(contract()).splitlines()
+    assert all(line.isprintable() and len(line) <= 100 for line in lines)
+
+
+def test_the_ledger_needs_neither_numpy_nor_torch_nor_flower():
+    heavy = ("numpy", "torch", "flwr", "grpc", "scipy", "pyarrow")
+    code = f"import sys, fedshare.privacy.leaks; sys.exit(any(name in sys.modules for name in {heavy!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
