@@ -1,1 +1,1 @@
-"""."""
+"""Who says what: keys, signed statements, certificates, and sessions between the parties of a run."""

@@ -1,8 +1,10 @@
 """DSSE v1 envelopes with one Ed25519 signature: what contracts' decisions and hellos travel in.
 
 Source: github.com/secure-systems-lab/dsse, protocol.md and envelope.md, v1.0.2. securesystemslib reads what this
-module writes and the reverse; it is not used here because its parser changes its input, raises errors of many kinds
-on hostile bytes and accepts several spellings of one envelope.
+module writes and the reverse; it is not used here because its parser changes its input, raises errors of many
+kinds on hostile bytes and accepts several spellings of one envelope. The specification lets verifiers ignore
+unknown fields and asks them to accept two alphabets of base64; this reader is stricter, since only this writer's
+envelopes ever reach it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def parse(data: bytes) -> SignedPayload:
     """Return what an envelope says, unverified.
 
     Raises:
-        ProtocolError: it is not JSON with exactly the fields of DSSE and exactly one signature of 64 bytes, in
+        ProtocolError: it is not JSON with exactly the fields of DSSE and one signature of 64 bytes, in
             canonical base64.
     """
     if len(data) > MAX_ENVELOPE_BYTES:

@@ -1,9 +1,9 @@
-"""The envelope: one encrypted chunk of one message between two institutions, as it crosses the coordinator."""
+"""The envelope: one encrypted chunk of a message between two institutions, as it crosses the coordinator."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedshare.errors import ProtocolError
 from fedshare.wire.v1 import envelope_pb2 as wire
@@ -40,7 +40,7 @@ class Envelope:
     recipient: str
     sequence: int
     last: bool
-    ciphertext: bytes
+    ciphertext: bytes = field(repr=False)
 
     def to_wire(self) -> wire.Envelope:
         """Return the protobuf form."""
@@ -68,7 +68,8 @@ class Envelope:
             raise ProtocolError(f"expected a phase and a step of 1 to {_MAX_WORD} characters each")
         if not TAG_BYTES <= len(message.ciphertext) <= MAX_CIPHERTEXT_BYTES:
             raise ProtocolError(
-                f"expected {TAG_BYTES} to {MAX_CIPHERTEXT_BYTES} bytes of ciphertext, found {len(message.ciphertext)}"
+                f"expected {TAG_BYTES} to {MAX_CIPHERTEXT_BYTES} bytes of ciphertext, found "
+                f"{len(message.ciphertext)}"
             )
         return cls(
             run_id=message.run_id,

@@ -1,6 +1,6 @@
 """Identity keys: the Ed25519 keys (RFC 8032) by which institutions sign contracts and hellos.
 
-The public half stands in the signed contract, so nobody, the coordinator included, can speak for an institution::
+The public half stands in the signed contract, so nobody, the coordinator included, speaks for an institution::
 
     key = IdentityKey.generate(os.urandom)
     signature = key.sign(message)

@@ -1,14 +1,20 @@
-"""Sessions: authenticated encryption between the parties of one run, through a coordinator that is not trusted.
+"""Sessions: authenticated encryption between the parties of a run, through a coordinator nobody trusts.
 
-Every party makes an X25519 key for the run and signs it in a `Hello`. The coordinator passes the hellos on. Each party
-checks all of them against the identity keys in the contract and derives, for every ordered pair, an AES-256-GCM key:
+Every party makes an X25519 key for the run and signs it in a `Hello`. The coordinator passes the hellos on. Each
+party checks all of them against the identity keys in the contract and derives, for every ordered pair, a key for
+AES-256-GCM:
 
     session id = SHA-256(contract digest, run, every hello in the order of party ids)
-    key        = HKDF-SHA256(X25519(i, j), salt = session id, info = "fedshare envelope v1" | sender | recipient)
+    key        = HKDF-SHA256(X25519(i, j), salt = session id, info = "fedshare envelope v1", sender, recipient)
 
 Because the session id covers every hello as received, parties that were told different things share no key, and
-because each party's own fresh key and nonce are in it, no session repeats. Sequence numbers are the nonces; each is used
+because each party's own fresh key and nonce are in it, no session repeats. A replayed hello gets its replayer
+nothing: who does not hold the ephemeral private key cannot seal. Sequence numbers are the nonces; each is used
 once per key, under a lock.
+
+Sources: RFC 7748 section 6.1 (X25519 and the all-zero check), RFC 5869 (HKDF), NIST SP 800-38D (GCM).
+
+Assumes: the identity keys in the contract are the parties' own (people compare fingerprints before they sign).
 
     pending = PendingSession.start(identity, contract.digest(), run_id, "bank-a", os.urandom)
     session = pending.establish(hellos, identity_keys)
@@ -154,15 +160,15 @@ class PendingSession:
 
 @dataclass(slots=True)
 class _Outgoing:
-    cipher: AESGCM
+    cipher: AESGCM = field(repr=False)
     sequence: int = 0
 
 
 @dataclass(slots=True)
 class _Incoming:
-    cipher: AESGCM
+    cipher: AESGCM = field(repr=False)
     sequence: int = 0
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list, repr=False)
     place: tuple[str, str] = ("", "")
 
 
@@ -292,8 +298,8 @@ class Session:
         # Prevent replay, reordering and dropping.
         if envelope.sequence != incoming.sequence:
             raise ProtocolError(
-                f"expected envelope {incoming.sequence} of {envelope.sender}, found {envelope.sequence}: it was "
-                "replayed, reordered, or one before it was dropped"
+                f"expected envelope {incoming.sequence} of {envelope.sender}, found {envelope.sequence}: it "
+                "was replayed, reordered, or one before it was dropped"
             )
         if (envelope.phase, envelope.step) != (phase, step):
             raise ProtocolError(
@@ -318,8 +324,8 @@ class Session:
             return incoming.cipher.decrypt(_nonce(envelope.sequence), envelope.ciphertext, data)
         except InvalidTag as error:
             raise ProtocolError(
-                f"envelope {envelope.sequence} of {envelope.sender} does not authenticate: it was altered, or the "
-                "parties were given different hellos"
+                f"envelope {envelope.sequence} of {envelope.sender} does not authenticate: it was altered, or "
+                "the parties were given different hellos"
             ) from error
 
     def _associated_data(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from contract_documents import CODE, KEYS, NOW, PARTIES, contract, decisions
+
 from fedshare.contract import enforcement
 from fedshare.contract.enforcement import (
     verify_columns,

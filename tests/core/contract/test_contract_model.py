@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from contract_documents import KEYS, contract, document, party
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare.identity.keys import encode_public_key
-from hypothesis import given
-from hypothesis import strategies as st
 
 VECTOR = json.loads(
     (Path(__file__).parents[2] / "vectors/identity/contract.json").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 import pytest
+
 from fedshare.errors import ParameterError, ProtocolError
 from fedshare.identity import dsse
 from fedshare.identity.hello import HELLO_TYPE, Hello

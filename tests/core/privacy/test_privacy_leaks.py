@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fedshare.contract.model import parse_contract
 from fedshare.identity.keys import fingerprint
 from fedshare.privacy.leaks import LEDGER, bins_at_most, summarise, sums_at_most
