@@ -181,7 +181,11 @@ class Simulation:
         self.contract = parse_contract(self.draft(**contract))
         self.sign(self.contract)
         self.replies: list[dict[str, dict[str, Any]]] = []
-        self.services = {party: NodeService(platform) for party, platform in self.platforms.items()}
+        # mypy takes a field that holds a function for a method, which cannot be set.
+        self.services = {
+            party: NodeService(platform)  # type: ignore[arg-type]
+            for party, platform in self.platforms.items()
+        }
 
     def draft(self, **changes: Any) -> dict[str, Any]:
         """Return a contract between the parties of this simulation as a document."""

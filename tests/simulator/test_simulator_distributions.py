@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 64
 # A chi-square of 63 degrees of freedom exceeds this with probability 1e-9.
-LIMIT = 148.0
+LIMIT = 156.0
 
 
 def chi_square(words: NDArray[np.int64], shift: int) -> float:

@@ -137,7 +137,7 @@ def data_error(simulation: Simulation, party: str) -> DataError:
     return error
 
 
-FAST = {"minimum_cohort": 5, "model": {"max_iterations": 1}}
+FAST: dict[str, Any] = {"minimum_cohort": 5, "model": {"max_iterations": 1}}
 
 
 def test_customers_whom_no_holder_knows_end_the_run_at_the_bank() -> None:
@@ -300,7 +300,7 @@ def test_failures_of_storage_tell_the_coordinator_no_path() -> None:
     def refuse(*_: object) -> None:
         raise StorageError("/srv/tax-bureau/state/result.json: no space left")
 
-    platform.save_result = refuse  # type: ignore[method-assign]
+    platform.save_result = refuse  # type: ignore[assignment]
     replies = simulation.run()
     assert replies["tax"]["code"] == "StorageError"
     assert "/srv" not in str(simulation.replies)
