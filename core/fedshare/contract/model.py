@@ -142,8 +142,8 @@ class ScorecardModel(_Strict):
         smoothness: weight of the squared differences between neighbouring bins.
         max_iterations: the most rounds of sealed products; one-time secrets are prepared for this many.
         tolerance: training stops when the objective falls by less than this, in nats per customer.
-        patience: early stopping: after this many iterations without a lower held-out loss training goes back to the lowest
-            and stops; 0 trains to the optimum.
+        patience: early stopping: after this many iterations without a lower held-out loss training goes back to
+            the lowest and stops; 0 trains to the optimum.
     """
 
     kind: Literal["scorecard"] = "scorecard"

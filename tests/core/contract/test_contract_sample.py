@@ -1,0 +1,51 @@
+"""The sample of deploy/examples is a contract, and docs/contract.md explains every field and every refusal."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fedshare.contract import enforcement, model
+from fedshare.identity.keys import IdentityKey
+from fedshare.privacy.leaks import summarise
+from fedshare_server.drafting import complete
+from fedshare_server.storage import PartyRecord
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = yaml.safe_load((ROOT / "deploy/examples/contract.yaml").read_text(encoding="utf-8"))
+PAGE = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+MODELS = [model.Contract, model.Party, model.Column, model.ScorecardModel, model.Alignment, model.Outputs]
+
+
+def enrolled():
+    records = {}
+    for fill, party in enumerate(SAMPLE["parties"], 1):
+        public = ec.derive_private_key(fill, ec.SECP256R1()).public_key()
+        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        key = IdentityKey.from_raw(bytes([fill]) * 32).public_bytes()
+        records[party["id"]] = PartyRecord(party["id"], party["role"], key, pem, "00" * 32, NOW)
+    return records
+
+
+def test_the_sample_is_drafted_as_it_stands():
+    agreed = complete(SAMPLE, enrolled(), "c0" * 32, NOW, lambda size: b"\x11" * size)
+    assert [party.id for party in agreed.parties] == ["tax-bureau", "court", "city-bank"]
+    assert agreed.purpose == agreed.purpose.strip()
+    assert "26 bins x 31 queries = 806 sums" in summarise(agreed)
+
+
+@pytest.mark.parametrize("name", sorted({name for each in MODELS for name in each.model_fields}))
+def test_every_field_is_explained(name):
+    assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize("code", sorted(set(re.findall(r"``([a-z_]+)``", enforcement.__doc__ or ""))))
+def test_every_refusal_is_explained(code):
+    assert f"`{code}`" in PAGE
