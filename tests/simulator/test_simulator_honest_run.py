@@ -115,6 +115,23 @@ def test_customers_unknown_to_a_holder_are_left_out_and_counted(two_holders: Sim
     assert {each.encode() for each in kept["identifier"]} == customers & known["registry"] & known["tax"]
 
 
+def test_with_a_roster_every_customer_counts_though_a_holder_does_not_know_it() -> None:
+    tables = small_economy(600, 900)
+    tables["registry"] = tables["registry"].extended(tables["tax"].identifiers)
+    roster = {
+        "identifier": "opaque",
+        "quota": 600,
+        "missing_enterprises": "impute",
+        "roster_digest": "ab" * 32,
+    }
+    simulation = Simulation(tables, alignment=roster, model=MODEL)
+    simulation.run()
+    saved = result(simulation, "bank")
+    assert saved["aligned"] == 600
+    assert saved["coverage"] == {"registry": 600, "tax": 600}
+    assert_is_pooled_optimum(simulation)
+
+
 def test_the_coordinator_is_told_metrics_only_where_the_contract_says_so(two_holders: Simulation) -> None:
     evaluated = two_holders.replies[-2]
     assert set(json.loads(evaluated["bank"]["metrics"])) == {"iterations", "federated", "bank_only"}

@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -242,7 +243,11 @@ class NodeService:
         self._platform.save_failure(run_id, phase, error)
         run = self._runs.pop(run_id, None)
         if run is not None and run.transport is not None:
-            run.transport.abort(_public_cause(error, self._platform.party)["reason"])
+            # What the Exchange does not hear now it sees when the connection ends.
+            with suppress(FedshareError):
+                run.transport.abort(_public_cause(error, self._platform.party)["reason"])
+            with suppress(FedshareError):
+                run.transport.close()
 
     def _close(self, run_id: int) -> None:
         run = self._runs.pop(run_id, None)
