@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from fedshare.errors import FedshareError, ProtocolError, RefusedError, RunFailedError
 from fedshare.wire.v1 import exchange_pb2 as wire
 from fedshare.wire.v1.exchange_pb2_grpc import ExchangeServiceServicer
-
 from fedshare_server.exchange import Exchange
 from fedshare_server.interceptor import peer
 from fedshare_server.storage.records import ProgressRecord
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import grpc
-    from fedshare.wire.v1.envelope_pb2 import Envelope
 
+    from fedshare.wire.v1.envelope_pb2 import Envelope
     from fedshare_server.exchange import Connection
     from fedshare_server.storage.records import RunRecord
 

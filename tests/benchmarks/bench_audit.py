@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedshare.audit.commitments import EnvelopeTally
 from fedshare.audit.entries import EntrySigner
 from fedshare.audit.hashing import leaf_hash, root_of_leaves

@@ -57,9 +57,11 @@ def iteration(universe: int, customers: int, repeats: int, iterations: int) -> d
     }
 
 
-def run(repeats: int = 3, iterations: int = 12) -> list[dict[str, Any]]:
+def run(
+    repeats: int = 3, iterations: int = 12, sizes: tuple[tuple[int, int], ...] = SIZES
+) -> list[dict[str, Any]]:
     """Return a line per size."""
-    return [iteration(universe, customers, repeats, iterations) for universe, customers in SIZES]
+    return [iteration(universe, customers, repeats, iterations) for universe, customers in sizes]
 
 
 def main() -> None:

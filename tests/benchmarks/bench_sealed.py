@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
+
 from fedshare.sealed import (
     Dense,
     OfferedSecret,
@@ -259,14 +260,15 @@ def run_paillier(python: str, results: list[Result], rows: int = 100, columns: i
     cost = json.loads(printed)
     lines = []
     for line in results:
-        if line["name"] not in ("sealed_product", "sealed_product_onehot", "epoch_100k_330"):
-            continue
         # One-hot: a ciphertext is added once per feature; dense: multiplied and added once per column.
         per_row = {
             "sealed_product": line["m"] * cost["multiply"],
             "sealed_product_onehot": 20 * cost["add"],
             "epoch_100k_330": 33 * cost["add"],
-        }[line["name"]]
+            "iteration": line.get("features", 0) * cost["add"],
+        }.get(line["name"])
+        if per_row is None:
+            continue
         seconds = line["n"] * (cost["encrypt"] + per_row) + line["m"] * cost["decrypt"]
         peer = result(line["name"], line["n"], line["m"], line["seconds"], "paillier-2048 (phe)", seconds)
         lines.append(peer | {"extrapolated_from": rows})

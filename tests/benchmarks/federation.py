@@ -12,6 +12,7 @@ contracts are not fetched from a coordinator. ``Work(is_sealed=False)`` runs ``u
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import resource
@@ -24,11 +25,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.identity.certificates import (
@@ -199,6 +201,7 @@ def serve_exchange(parties: list[str], pipe: Connection) -> None:
     """Be the coordinator's Exchange: say the port, the authority and the parties' certificates, then wait."""
     # Imported here: the parties' processes have no server in them.
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
     from fedshare.wire.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server  # noqa: PLC0415
     from fedshare_server.authority import TlsFiles  # noqa: PLC0415
     from fedshare_server.service import start_grpc  # noqa: PLC0415
@@ -316,7 +319,9 @@ def serve_party(work: Work, party: str, folder: Path, connection: tuple[Any, ...
     while (request := pipe.recv()) != "stop":
         if request == "report":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            pipe.send({"marks": platform.marks, "peak_rss_bytes": peak, "result": getattr(platform, "result", {})})
+            pipe.send(
+                {"marks": platform.marks, "peak_rss_bytes": peak, "result": getattr(platform, "result", {})}
+            )
             continue
         phase, content = request
         started = time.perf_counter()
@@ -345,7 +350,7 @@ class Federation:
         self._stack = ExitStack()
         self._pipes: dict[str, Connection] = {}
 
-    def __enter__(self) -> Federation:
+    def __enter__(self) -> Self:
         with self._stack:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             context = multiprocessing.get_context(START_METHOD)
@@ -422,4 +427,4 @@ class Federation:
     def iteration_seconds(self) -> list[float]:
         """Return the time of every iteration from the second on: between two residuals of the bank."""
         times = [mark.seconds for mark in self.marks[BANK] if mark.phase == "train"]
-        return [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]

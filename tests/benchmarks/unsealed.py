@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
+
 from fedshare.identity.session import Session
 from fedshare.wire.v1 import payload_pb2 as payload
 from fedshare_clients.node import service

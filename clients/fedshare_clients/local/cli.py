@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["main", "parser"]
 
 _INTERRUPTED = 130
+# A closed terminal (SIGHUP) must not leave a federation running.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DESCRIPTION = """\
 Run a whole federation on one machine: a coordinator and every party as real processes on loopback, from one
 YAML file that names parties, sources, columns, label and model.
@@ -31,7 +33,8 @@ Exit codes are those of the other commands (docs/operating.md).
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         return int(arguments.command(arguments))
     except FedshareError as error:
@@ -99,4 +102,6 @@ def _say(line: str) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in _SIGNALS:  # a second ctrl-C must not cut short the ending of the processes
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,8 +1,9 @@
 """A whole federation on one machine: real processes on loopback, driven by the same commands a user would type.
 
-The steps are those of the operating guides: the coordinator is set up and started, every party makes its keys and enrols,
-the contract is drafted and approved by every node, the nodes run, and the coordinator starts the training. Everything is
-left in the output folder: states, logs and what each party kept of the run.
+Every party's data is checked before anything starts. The steps then are those of the operating guides: the coordinator is
+set up and started, every party makes its keys and enrols, the contract is drafted and approved by every node, the nodes
+run, and the coordinator starts the training. Everything is left in the output folder: states, logs and what each party
+kept of the run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import yaml
 from fedshare.errors import ConfigError, FedshareError, RunFailedError, UnavailableError
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.data import load
+from fedshare_clients.node.report_data import check_data
 
 from .check import centralised_metrics
 from .processes import Processes
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["run_experiment"]
 
 _READY_SECONDS = 120.0
+# How long the others may take to notice that a node has died: the Exchange ends the run within a minute.
+_AFTER_DEATH_SECONDS = 90.0
 
 
 def run_experiment(
@@ -42,12 +46,12 @@ def run_experiment(
 
     Args:
         experiment: what to run.
-        out: a new folder, or one that an earlier run of this command has left.
+        out: a new folder, or one without results of an earlier run.
         check: train the same model on pooled data as well, which only this harness can.
         say: takes a line of progress.
 
     Raises:
-        ConfigError: ``out`` holds something else.
+        ConfigError: ``out`` holds the results of an earlier run.
         FedshareError: a part failed; the message names the party and the cause.
     """
     _make_room(out)
@@ -78,9 +82,12 @@ class _LocalFederation:
         self._experiment = experiment
         self._out = out
         self._say = say
+        self._grpc_port, self._fleet_port, self._superlink_port = _free_ports(3)
 
     def run(self, processes: Processes) -> int:
         """Take the federation from nothing to a completed run and return the run's number."""
+        for party in self._experiment.parties:
+            self._check_data(party)
         self._start_coordinator(processes)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda party: self._enrol(processes, party), self._experiment.parties))
@@ -90,18 +97,35 @@ class _LocalFederation:
             processes.start(party, ["fedshare-node", "--config", str(self._config(party)), "run"])
         return self._train(processes)
 
+    def _check_data(self, party: str) -> None:
+        """Write ``node.yaml`` and read the party's rows, before any process is started for them."""
+        config = self._config(party)
+        config.parent.mkdir()
+        addresses = {
+            "address": f"127.0.0.1:{self._grpc_port}",
+            "fleet": f"127.0.0.1:{self._fleet_port}",
+        }
+        settings = _node_settings(self._experiment, party, addresses)
+        config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        report = check_data(load_config(config), self._experiment.minimum_cohort)
+        (self._out / "logs" / f"{party}.log").write_text(f"{report.to_text()}\n", encoding="utf-8")
+        if report.problems:
+            first, more = report.problems[0], len(report.problems) - 1
+            listed = f"; and {more} more, see {self._out / 'logs' / f'{party}.log'}" if more else ""
+            raise _failure(f"{first}{listed}", first.exit_code)
+        self._say(f"{party}: {report.inspection.rows:,} rows in order")
+
     def _start_coordinator(self, processes: Processes) -> None:
         self._say("coordinator: setting up")
-        grpc_port, fleet_port, superlink_port = _free_ports(3)
         settings = self._out / "server-settings.yaml"
         settings.write_text(
             yaml.safe_dump(
                 {
                     "name": "127.0.0.1",
                     "bind": "127.0.0.1",
-                    "grpc_port": grpc_port,
-                    "fleet_port": fleet_port,
-                    "superlink_port": superlink_port,
+                    "grpc_port": self._grpc_port,
+                    "fleet_port": self._fleet_port,
+                    "superlink_port": self._superlink_port,
                 }
             ),
             encoding="utf-8",
@@ -114,17 +138,10 @@ class _LocalFederation:
     def _enrol(self, processes: Processes, party: str) -> None:
         self._say(f"{party}: making keys and enrolling")
         invitation = self._out / party / "invitation.json"
-        invitation.parent.mkdir()
         role = self._experiment.parties[party].role
         processes.call(party, ["fedshare-server", "enrol", party, "--role", role, "--out", str(invitation)])
-        config = self._config(party)
-        config.write_text(
-            yaml.safe_dump(_node_settings(self._experiment, party, _read_json(invitation)), sort_keys=False),
-            encoding="utf-8",
-        )
-        node = ["fedshare-node", "--config", str(config)]
+        node = ["fedshare-node", "--config", str(self._config(party))]
         processes.call(party, [*node, "init"])
-        processes.call(party, [*node, "data", "check"])
         processes.call(party, [*node, "enrol", str(invitation)])
 
     def _agree(self, processes: Processes) -> None:
@@ -153,7 +170,7 @@ class _LocalFederation:
     def _train(self, processes: Processes) -> int:
         training = processes.start("train", ["fedshare-server", "train", self._experiment.name, "--follow"])
         log = self._out / "logs" / "train.log"
-        shown = 0
+        shown, killed, deadline = 0, "", 0.0
         while True:
             code = training.poll()
             lines = log.read_text(encoding="utf-8").splitlines()
@@ -162,8 +179,14 @@ class _LocalFederation:
             shown = len(lines)
             if code is not None:
                 break
-            processes.verify_alive()
+            if not killed:
+                killed = processes.verify_alive()
+                deadline = time.monotonic() + _AFTER_DEATH_SECONDS
+            elif time.monotonic() > deadline:
+                break
             time.sleep(0.2)
+        if killed:
+            raise RunFailedError(f"{killed}; every party's log has what it saw of that")
         if code:
             raise self._cause(lines, code)
         return int(next(line.split()[1] for line in lines if line.startswith("Run ")))
@@ -174,24 +197,29 @@ class _LocalFederation:
             for failure in sorted((self._out / party / "state" / "runs").glob("*/failure.json")):
                 account = _read_json(failure)
                 if account["error"] not in ("RunFailedError", "UnavailableError"):
-                    error = FedshareError(f"{party}: phase {account['phase']}: {account['message']}")
-                    error.exit_code = account["exit_code"]
-                    return error
-        error = RunFailedError(lines[-1] if lines else "the training ended without a word")
-        error.exit_code = code
-        return error
+                    return _failure(
+                        f"{party}: phase {account['phase']}: {account['message']}", account["exit_code"]
+                    )
+        last = lines[-1] if lines else "the training ended without a word"
+        return _failure(last.removeprefix("fedshare-server: "), code)
 
     def _config(self, party: str) -> Path:
         return self._out / party / "node.yaml"
 
 
-def _node_settings(experiment: Experiment, name: str, invitation: dict[str, Any]) -> dict[str, Any]:
+def _failure(message: str, exit_code: int) -> FedshareError:
+    error = FedshareError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def _node_settings(experiment: Experiment, name: str, coordinator: dict[str, str]) -> dict[str, Any]:
     """Return what ``node.yaml`` says for one party of ``experiment``."""
     party = experiment.parties[name]
     settings: dict[str, Any] = {
         "party": name,
         "role": party.role,
-        "coordinator": {"address": invitation["grpc_address"], "fleet": invitation["fleet_address"]},
+        "coordinator": coordinator,
         "data": _data_settings(experiment, party),
     }
     if party.role == "label_holder":

@@ -76,17 +76,20 @@ class Processes:
         self._running[name] = process
         return process
 
-    def verify_alive(self) -> None:
-        """Raise if one of the started processes has ended.
+    def verify_alive(self) -> str:
+        """Return which process was killed by a signal, empty if all run.
 
         Raises:
-            RunFailedError: names it, with the last line of its log.
+            RunFailedError: one of them ended by itself; with the last line of its log.
         """
         for name, process in self._running.items():
             code = process.poll()
+            if code is not None and code < 0:
+                return f"{name}: its process was killed by {signal.Signals(-code).name}"
             if code is not None:
                 text = (self._logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
                 raise _failure(name, text, code)
+        return ""
 
 
 def _own_command(command: Sequence[str]) -> list[str]:
@@ -98,6 +101,7 @@ def _own_command(command: Sequence[str]) -> list[str]:
 def _failure(name: str, output: str, code: int) -> FedshareError:
     lines = [line for line in output.strip().splitlines() if line.strip()]
     cause = lines[-1] if lines else f"it printed nothing and exited with {code}"
+    cause = cause.removeprefix("fedshare-node: ").removeprefix("fedshare-server: ")
     error = RunFailedError(f"{name}: {cause}")
     if 1 < code < 10:
         error.exit_code = code

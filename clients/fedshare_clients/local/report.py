@@ -103,8 +103,9 @@ def _plots(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _plot(draw: Callable[[Axes], None]) -> str:
-    with mpl.rc_context({"svg.hashsalt": "fedshare", "font.size": 9, "axes.spines.top": False,
-                         "axes.spines.right": False}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "fedshare", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         from matplotlib.figure import Figure  # noqa: PLC0415 - after the settings
 
         figure = Figure(figsize=(5.2, 3.0), layout="constrained")
@@ -129,7 +130,10 @@ def _draw_metrics(axes: Axes, report: Mapping[str, Any]) -> None:
     for place, model in enumerate(models):
         values = [report["auc"][model], report["ks"][model]]
         bars = axes.bar(
-            [group + 0.27 * place for group in (0, 1)], values, 0.25, color=colours[model],
+            [group + 0.27 * place for group in (0, 1)],
+            values,
+            0.25,
+            color=colours[model],
             label=model.replace("_", " "),
         )
         axes.bar_label(bars, fmt="%.3f", fontsize=7)
@@ -144,7 +148,9 @@ def _draw_traffic(axes: Axes, traffic: Mapping[str, Mapping[str, int]]) -> None:
         axes.barh(
             [row + 0.35 * place for row in range(len(parties))],
             [traffic[party][direction] / 2**20 for party in parties],
-            0.33, color=colour, label=direction,
+            0.33,
+            color=colour,
+            label=direction,
         )
     axes.set_yticks([row + 0.17 for row in range(len(parties))], parties)
     axes.set_xlabel("MiB through the Exchange")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import grpc
+
 from fedshare.errors import (
     ConfigError,
     FedshareError,
@@ -101,7 +102,7 @@ class ExchangeClient:
         UnavailableError: no connection; the message says what to check.
     """
 
-    def __init__(  # noqa: PLR0917  what identifies a run's connection
+    def __init__(
         self,
         address: str,
         ca_pem: bytes,

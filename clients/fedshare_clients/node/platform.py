@@ -118,7 +118,9 @@ class NodePlatform:
                 losses += f", held out {progress.holdout_loss:.6f}"
             transport = self._transports.get(run_id)
             traffic = (
-                f", sent {transport.bytes_sent:,} B, received {transport.bytes_received:,} B" if transport else ""
+                f", sent {transport.bytes_sent:,} B, received {transport.bytes_received:,} B"
+                if transport
+                else ""
             )
             _log.info(
                 "run %d: %s %d: %s%s, %.1f s%s",
@@ -132,7 +134,9 @@ class NodePlatform:
 
         return show
 
-    def save_result(self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None) -> None:
+    def save_result(
+        self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None
+    ) -> None:
         """Store ``result.json`` and, at a bank, ``customers.parquet`` in the run's folder."""
         if customers is not None:
             buffer = io.BytesIO()

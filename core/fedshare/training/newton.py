@@ -70,7 +70,7 @@ def minimise(
     return point
 
 
-def _search(  # noqa: PLR0917 - the state of one step
+def _search(
     function: ConvexFunction,
     point: NDArray[np.float64],
     value: float,

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedshare.credit.bins import ColumnBins, Design, fit_design
 from fedshare.credit.column import fit_column
 from fedshare.errors import DataError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Columns:

@@ -1,10 +1,11 @@
 """Identifiers: one spelling, check digits, and errors that name the row and never the identifier."""
 
 import pytest
-from fedshare.credit.identifiers import check_digit, normalise_identifiers
-from fedshare.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fedshare.credit.identifiers import check_digit, normalise_identifiers
+from fedshare.errors import DataError
 
 # The example commonly given for GB 32100-2015, and the public codes of three large companies.
 KNOWN = ["91350100M000100Y43", "91330100799655058B", "914403001922038216", "9144030071526726XG"]

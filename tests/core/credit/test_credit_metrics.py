@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from fedshare.credit.metrics import auc, gini, ks, log_loss, roc_points
-from fedshare.errors import DataError
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from fedshare.credit.metrics import auc, gini, ks, log_loss, roc_points
+from fedshare.errors import DataError
 
 rows = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=25)
 

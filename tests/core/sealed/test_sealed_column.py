@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedshare.errors import ParameterError
-from fedshare.sealed import Sealer, Stream, open_sum, pair_row_keys, seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed_oracles import FixedRandomness, pad, wrap
+
+from fedshare.errors import ParameterError
+from fedshare.sealed import Sealer, Stream, open_sum, pair_row_keys, seal
 
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors/sealed/column.json").read_text())
 few = settings(max_examples=30, deadline=None)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedshare.errors import ParameterError, ProtocolError
-from fedshare.sealed import OprfKey, blind, derive, evaluate, finalize, oblivious
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed_oracles import FixedRandomness
+
+from fedshare.errors import ParameterError, ProtocolError
+from fedshare.sealed import OprfKey, blind, derive, evaluate, finalize, oblivious
 
 VECTORS = Path(__file__).parents[2] / "vectors/sealed"
 RFC = json.loads((VECTORS / "rfc9497_ristretto255_sha512_oprf.json").read_text())

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sealed_oracles import FixedRandomness, negacyclic_product, one_hot, transposed_product
+
 from fedshare.errors import ParameterError, ProtocolError
 from fedshare.sealed import (
     Dense,
@@ -26,9 +30,6 @@ from fedshare.sealed import (
     scale_bits,
 )
 from fedshare.sealed.ring import negate_exponents
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sealed_oracles import FixedRandomness, negacyclic_product, one_hot, transposed_product
 
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors/sealed/product.json").read_text())
 SEED = bytes(range(32))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from fedshare.errors import ParameterError
 from fedshare.sealed.randomness import Stream, fresh_seed
 

@@ -1,5 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sealed_oracles import negacyclic_product
+
 from fedshare.sealed.randomness import Stream
 from fedshare.sealed.ring import (
     TERNARY_WIDTH,
@@ -11,9 +15,6 @@ from fedshare.sealed.ring import (
     negate_exponents,
     spectrum,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sealed_oracles import negacyclic_product
 
 seeds = st.binary(min_size=32, max_size=32)
 few = settings(max_examples=10, deadline=None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.training.scorecard import HolderBlock, LabelHolderModel
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from plain_federation import Economy, Settings, train_plain
+from scipy.optimize import minimize
+
 from fedshare.errors import DataError, ParameterError, ProtocolError
 from fedshare.training.onehot import OneHotMatrix
 from fedshare.training.penalty import monotone_cone, penalty_matrix
 from fedshare.training.scorecard import HolderBlock, LabelHolderModel, centralised_fit
-from plain_federation import Economy, Settings, train_plain
-from scipy.optimize import minimize
 
 
 def pooled_fit(economy, settings):

@@ -11,9 +11,6 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from fedshare_server.authority import TlsFiles
-from fedshare_server.service import start_grpc
-from fedshare_server.service_exchange import ExchangeService
 
 from fedshare.identity.certificates import (
     create_authority,
@@ -26,6 +23,9 @@ from fedshare.identity.certificates import (
 from fedshare.wire.v1.envelope_pb2 import Envelope
 from fedshare.wire.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
 from fedshare_clients.node.exchange import ExchangeClient
+from fedshare_server.authority import TlsFiles
+from fedshare_server.service import start_grpc
+from fedshare_server.service_exchange import ExchangeService
 
 RUN = 7
 PARTIES = ("bank", "court", "tax")

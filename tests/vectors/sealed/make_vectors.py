@@ -16,6 +16,8 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "core" / "sealed"))
 
+from sealed_oracles import FixedRandomness  # noqa: E402
+
 from fedshare.sealed import (  # noqa: E402
     OfferedSecret,
     OneHot,
@@ -27,7 +29,6 @@ from fedshare.sealed import (  # noqa: E402
     scale_bits,
     seal,
 )
-from sealed_oracles import FixedRandomness  # noqa: E402
 
 
 def column():
