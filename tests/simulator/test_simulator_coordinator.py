@@ -255,6 +255,15 @@ def test_a_hello_of_an_earlier_run_with_the_same_number_opens_nothing() -> None:
     assert any("does not authenticate" in reason for reason in reasons.values())
 
 
+def test_a_party_refuses_a_hello_that_is_not_its_own_of_this_run(greeted: Greeted) -> None:
+    simulation, hellos = greeted
+    tax = simulation.platforms["tax"]
+    # Signed by the right key, for this run and contract: only the party itself can know that it did not send it.
+    other = PendingSession.start(tax.identity, simulation.contract.digest(), 1, "tax", tax.randomness).hello
+    told = [*(hellos | {"tax": other}).values()]
+    assert "is not the one that it sent" in align_quickly(simulation, dict.fromkeys(hellos, told))["tax"]
+
+
 @pytest.mark.parametrize("hellos", [[], [b""], [b"{}"], ["not bytes"], [b"\xff" * 100] * 3])
 def test_hellos_that_are_none_end_the_run_at_every_party(hellos: list[Any], greeted: Greeted) -> None:
     simulation, said = greeted

@@ -172,6 +172,22 @@ def test_a_customer_unknown_to_one_holder_stays_closed(heard: Heard) -> None:
     assert len(bank._aligned) == 990
 
 
+def test_rows_stand_in_a_random_order_of_their_own(heard: Heard) -> None:
+    """A bank sees the place of each of its customers; it says nothing about where or when the holder stored it."""
+    for holder in ("court", "registry", "tax"):
+        stored = {name: row for row, name in enumerate(heard.simulation.platforms[holder].table.identifiers)}
+        places = np.array([stored[name] for name in heard.roles[holder]._identifiers])
+        # The rank correlation of two random orders is normal with deviation 1 / sqrt(n): false alarm 2e-9.
+        assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 6 / np.sqrt(len(places))
+
+
+def test_no_two_columns_of_any_sessions_share_a_label() -> None:
+    labels = {
+        column_label(bytes([session]) * 32, iteration) for session in range(4) for iteration in range(300)
+    }
+    assert len(labels) == 4 * 300
+
+
 def test_penalties_of_one_holder_are_masked(heard: Heard) -> None:
     sums = np.zeros(3, dtype=np.int64)
     for holder in ("court", "registry", "tax"):
