@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -286,6 +287,9 @@ def _witness(options: argparse.Namespace) -> int:
             facts = {"vkey": signer.key.vkey, "listen": bound}
             text = json.dumps(facts) if options.json else f"witness {signer.key.vkey} on http://{bound}"
             print(text, flush=True)
+            # A background shell starts its children with SIGINT ignored: ask for it, and end on SIGTERM alike.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

@@ -255,7 +255,8 @@ def _make_room(out: Path) -> None:
 def _wait_for(condition: Callable[[], bool], processes: Processes, what: str) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while not condition():
-        processes.verify_alive()
+        if killed := processes.verify_alive():
+            raise RunFailedError(killed)
         if time.monotonic() > deadline:
             raise UnavailableError(
                 f"waited {_READY_SECONDS:.0f} s for {what}; its log is in the output folder"
