@@ -117,6 +117,7 @@ class MemoryPlatform:
     customers: dict[str, Any] | None = None
     failure: FedshareError | None = None
     seen: list[Progress] = field(default_factory=list)
+    spent: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def now(self) -> datetime:
         return self.time
@@ -124,6 +125,12 @@ class MemoryPlatform:
     def approved_contract(self, digest: str) -> tuple[Contract, Mapping[str, bytes]]:
         assert self.contract is not None
         return self.contract, self.decisions
+
+    def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        earlier = self.spent.get((contract.digest(), what), 0)
+        if earlier + amount <= limit:
+            self.spent[contract.digest(), what] = earlier + amount
+        return earlier
 
     def load_table(self, contract: Contract) -> Table:
         return self.table

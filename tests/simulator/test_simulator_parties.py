@@ -17,6 +17,7 @@ from fedshare.identity.keys import IdentityKey
 from fedshare.sealed import PreparedSecret
 from fedshare.wire.v1 import payload_pb2 as payload
 from fedshare_clients.node.data import Table
+from fedshare_clients.node.service import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,52 @@ def test_a_bank_that_asks_for_more_than_the_quota_is_refused() -> None:
     assert refusals
     assert set(refusals) == {"quota_exceeded"}
     assert not any(envelope.step.startswith("Evaluated") for envelope in simulation.exchange.crossed)
+
+
+def test_identifiers_are_counted_over_all_runs_of_a_contract() -> None:
+    simulation = tiny(alignment={"identifier": "opaque", "quota": 399}, receive_timeout_seconds=5.0)
+    assert {reply["status"] for reply in simulation.run(1).values()} == {"ok"}
+    crossed = len(simulation.exchange.crossed)
+    refusals = [reply["code"] for reply in simulation.run(2).values() if reply["status"] == "refused"]
+    assert refusals
+    assert set(refusals) == {"quota_exceeded"}
+    second = simulation.exchange.crossed[crossed:]
+    assert not any(envelope.step.startswith("Evaluated") for envelope in second)
+
+
+def test_no_more_runs_begin_than_the_contract_allows() -> None:
+    simulation = tiny(max_runs=2)
+    for run_id in (1, 2):
+        assert {reply["status"] for reply in simulation.run(run_id).values()} == {"ok"}
+    crossed = len(simulation.exchange.crossed)
+    replies = simulation.run(3)
+    assert {(reply["status"], reply["code"]) for reply in replies.values()} == {("refused", "runs_exhausted")}
+    assert len(simulation.exchange.crossed) == crossed
+
+
+def test_hellos_that_lead_to_no_run_count_as_none() -> None:
+    simulation = tiny(max_runs=1)
+    for run_id in (1, 2):
+        simulation.ask("hello", run_id)
+        simulation.ask("close", run_id)
+    assert {reply["status"] for reply in simulation.run(3).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("last", ["hello", "align", "prepare", "train"])
+def test_a_run_does_not_go_on_after_the_contract_has_ended(last: str) -> None:
+    simulation = tiny()
+    hellos = [reply["hello"] for reply in simulation.ask("hello").values()]
+    for phase in PHASES[1 : PHASES.index(last) + 1]:
+        simulation.ask(phase, hellos=hellos)
+    for platform in simulation.platforms.values():
+        platform.time = simulation.contract.valid_until
+    crossed = len(simulation.exchange.crossed)
+    replies = simulation.ask(PHASES[PHASES.index(last) + 1], hellos=hellos)
+    assert {(reply["status"], reply["code"]) for reply in replies.values()} == {
+        ("refused", "contract_expired")
+    }
+    assert len(simulation.exchange.crossed) == crossed
+    assert simulation.results() == []
 
 
 def with_bank(**changes: Any) -> dict[str, Table]:

@@ -105,7 +105,7 @@ class Experiment(_Strict):
             mode="json",
             include={"name", "purpose", "model", "alignment", "holdout_share", "minimum_cohort", "outputs"},
         )
-        return {**shared, "parties": parties}
+        return {**shared, "parties": parties, "max_runs": 1}
 
 
 def load_experiment(path: Path) -> Experiment:

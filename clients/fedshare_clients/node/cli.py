@@ -267,7 +267,8 @@ def _status(options: argparse.Namespace) -> int:
         for each in document["runs"]
     ]
     decisions = [
-        f"  {each['digest'][:12]}  {each['verdict']:7}  {each['decided_at']}  {each['name']}"
+        f"  {each['digest'][:12]}  {each['verdict']:7}  {each['decided_at']}  {each['name']}, "
+        f"{each['runs_begun']} of {each['max_runs']} run(s) begun"
         for each in document["decisions"]
     ]
     lines = [

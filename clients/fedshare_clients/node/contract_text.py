@@ -59,8 +59,8 @@ def _terms(contract: Contract) -> list[str]:
     return [
         "Terms",
         f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}",
-        f"  training   at most {model.max_iterations} iterations",
-        f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder; {missing}",
+        f"  training   at most {model.max_iterations} iterations in each of at most {contract.max_runs} run(s)",
+        f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder in all runs; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
         f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
         f"  shown to the coordinator: {shown}",

@@ -39,7 +39,7 @@ from .progress import Progress
 from .words import encode_fixed, pack_words, unpack_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -75,9 +75,17 @@ class FeatureHolder:
     """One run of one feature holder. Secrets live in this object only and end with it."""
 
     def __init__(
-        self, contract: Contract, party: str, table: Table, randomness: Randomness, report: ProgressSink
+        self,
+        contract: Contract,
+        party: str,
+        table: Table,
+        randomness: Randomness,
+        report: ProgressSink,
+        spend: Callable[[str, int, int], int],
     ) -> None:
         """Cut the columns of ``table`` into bins and put its rows in a fresh random order.
+
+        ``spend(what, amount, limit)`` counts against a limit of the contract, as ``service.Platform`` does.
 
         Raises:
             DataError: a column cannot be cut into bins of the contract's minimum cohort.
@@ -88,6 +96,7 @@ class FeatureHolder:
         self._holders = [holder.id for holder in contract.holders()]
         self._randomness = randomness
         self._report = report
+        self._spend = spend
         # Before the rows change places, so that an error names the row as it is stored.
         design = fit_design(table, contract.party(party).columns, contract.minimum_cohort, party=party)
         # Banks see the order of the rows: a fresh random one says nothing about how they are stored here.
@@ -102,7 +111,7 @@ class FeatureHolder:
         """Answer every bank's blinded identifiers and publish the tags of the own rows.
 
         Raises:
-            RefusedError: a bank asks for more identifiers than the contract's quota.
+            RefusedError: a bank asks for more identifiers than the contract's quota, earlier runs included.
         """
         identifiers = self._identifiers
         key = OprfKey.generate(self._randomness)
@@ -119,7 +128,9 @@ class FeatureHolder:
         tags = rows.tags.tobytes()
         for bank in self._banks:
             blinded = channel.receive(bank, payload.BlindedIdentifiers).elements
-            verify_quota(self._contract, self._party, bank, len(blinded) // ELEMENT_BYTES)
+            asked, quota = len(blinded) // ELEMENT_BYTES, self._contract.alignment.quota
+            earlier = self._spend(f"identifiers/{bank}", asked, quota)
+            verify_quota(self._contract, self._party, bank, asked, earlier)
             evaluated = evaluate(key, blinded, workers=WORKERS)
             channel.send(bank, payload.EvaluatedIdentifiers(elements=evaluated))
             channel.send(bank, payload.RowTags(tags=tags))

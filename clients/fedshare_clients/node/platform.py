@@ -88,6 +88,10 @@ class NodePlatform:
             )
         return contract, self._contracts.fetch(digest).decisions
 
+    def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
+        return self._state.spend(contract.digest(), what, amount, limit)
+
     def load_table(self, contract: Contract) -> Table:
         """Return the rows of the configured source, checked against ``contract`` first."""
         verify_own_part(contract, self._config, self._state)

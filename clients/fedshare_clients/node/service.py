@@ -13,9 +13,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedshare.contract.enforcement import verify_ready
+from fedshare.contract.enforcement import verify_ready, verify_runs, verify_valid
 from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
 from fedshare.identity.session import PendingSession
 
@@ -62,6 +63,9 @@ class Platform(Protocol):
         Raises:
             RefusedError: this party has not approved a contract with this digest.
         """
+
+    def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
 
     def load_table(self, contract: Contract) -> Table:
         """Return this party's checked data.
@@ -149,6 +153,7 @@ class NodeService:
             raise ProtocolError(f"phase {phase} of run {run_id} was asked for while another was in progress")
         try:
             self._verify_next(run_id, run, phase, str(content["contract_digest"]))
+            verify_valid(run.contract, self._platform.party, self._platform.now())
             return self._take(run_id, run, phase, content)
         finally:
             run.busy.release()
@@ -158,6 +163,7 @@ class NodeService:
         if phase == "align":
             identity_keys = {party.id: party.identity_key_bytes() for party in run.contract.parties}
             run.session = run.pending.establish(content["hellos"], identity_keys)
+            self._count_run(run.contract, 1)
             run.transport = self._platform.open_transport(run_id, run.session.peers)
         if run.session is None or run.transport is None:
             raise ProtocolError(f"phase {phase} came before the parties had introduced themselves")
@@ -188,11 +194,13 @@ class NodeService:
             code_digest=platform.code_digest,
             now=platform.now(),
         )
+        self._count_run(contract, 0)
         table = platform.load_table(contract)
         report = platform.progress(run_id, contract)
         role: FeatureHolder | LabelHolder
         if contract.party(platform.party).role == "feature_holder":
-            role = FeatureHolder(contract, platform.party, table, platform.randomness, report)
+            spend = partial(platform.spend, contract)
+            role = FeatureHolder(contract, platform.party, table, platform.randomness, report, spend)
         else:
             role = LabelHolder(
                 contract, platform.party, table, platform.holdout_seed, platform.randomness, report
@@ -203,6 +211,11 @@ class NodeService:
             self._known.add(run_id)
             self._runs[run_id] = _Run(contract, role, pending, report, done=["hello"])
         return pending.hello
+
+    def _count_run(self, contract: Contract, number: int) -> None:
+        """Count ``number`` runs, before anything of them leaves this party."""
+        begun = self._platform.spend(contract, "runs", number, contract.max_runs)
+        verify_runs(contract, self._platform.party, begun)
 
     def _verify_new(self, run_id: int) -> None:
         if run_id in self._known:

@@ -9,7 +9,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     flower-key            the Flower node's key (ECDSA P-384, OpenSSH)
     holdout-seed          decides which customers are held out (label holders)
     coordinator-ca.pem    the coordinator's authority, from enrolment
-    node.sqlite           contracts seen, own decisions, runs
+    node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
     runs/RUN/             result.json, failure.json and files of one run
     flower/               the SuperNode's own files
 """
@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS contracts (
 CREATE TABLE IF NOT EXISTS decisions (
     digest TEXT PRIMARY KEY REFERENCES contracts (digest), verdict TEXT NOT NULL, envelope BLOB NOT NULL,
     decided_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (
+    digest TEXT NOT NULL, what TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (digest, what));
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -263,21 +265,26 @@ class NodeState:
             ).fetchone()
         return None if row is None else OwnDecision(*row)
 
-    def decisions(self) -> list[dict[str, str]]:
-        """Return every decision of this party with the contract's name, the latest first."""
+    def decisions(self) -> list[dict[str, Any]]:
+        """Return every decision of this party with the contract's name and the runs begun, the latest first."""
         with self._database() as database:
             rows = database.execute(
-                "SELECT digest, verdict, decided_at, canonical FROM decisions JOIN contracts USING (digest) "
+                "SELECT decisions.digest, verdict, decided_at, canonical, coalesce(amount, 0) FROM decisions "
+                "JOIN contracts USING (digest) "
+                "LEFT JOIN spent ON spent.digest = decisions.digest AND what = 'runs' "
                 "ORDER BY decided_at DESC, decisions.rowid DESC"
             ).fetchall()
+        contracts = [parse_contract(bytes(row[3])) for row in rows]
         return [
             {
                 "digest": digest,
-                "name": parse_contract(bytes(canonical)).name,
+                "name": contract.name,
                 "verdict": verdict,
                 "decided_at": decided_at,
+                "runs_begun": begun,
+                "max_runs": contract.max_runs,
             }
-            for digest, verdict, decided_at, canonical in rows
+            for contract, (digest, verdict, decided_at, _, begun) in zip(contracts, rows, strict=True)
         ]
 
     def approved_contract(self, digest: str) -> Contract | None:
@@ -289,6 +296,29 @@ class NodeState:
                 (digest,),
             ).fetchone()
         return None if row is None else parse_contract(bytes(row[0]))
+
+    def spend(self, digest: str, what: str, amount: int, limit: int) -> int:
+        """Return what had been spent of one of a contract's limits, and add ``amount`` to it unless that exceeds ``limit``.
+
+        It is on the disk when this returns, so that a node that is killed has still spent it.
+
+        Args:
+            digest: of the contract.
+            what: ``runs``, or ``identifiers/BANK``.
+            amount: 0 or more.
+            limit: as the contract has it.
+        """
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            row = database.execute(
+                "SELECT amount FROM spent WHERE digest = ? AND what = ?", (digest, what)
+            ).fetchone()
+            earlier = int(row[0]) if row else 0
+            if earlier + amount <= limit:
+                database.execute(
+                    "INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", (digest, what, earlier + amount)
+                )
+        return earlier
 
     def save_run(self, record: RunRecord) -> None:
         """Store where a run stands."""

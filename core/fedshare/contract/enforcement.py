@@ -12,7 +12,8 @@ Each refusal has its own code.
 ``columns_differ``      the configured columns are not the contract's
 ``code_digest_differs`` the installed code is not the contract's
 ``configuration_differs`` a setting of the node contradicts the contract
-``quota_exceeded``      a bank asks for more identifiers than agreed
+``quota_exceeded``      a bank asks for more identifiers than agreed, over all runs
+``runs_exhausted``      every run that the contract allows has begun
 ====================== ==========================================================================
 """
 
@@ -35,8 +36,10 @@ __all__ = [
     "verify_party",
     "verify_quota",
     "verify_ready",
+    "verify_runs",
     "verify_setting",
     "verify_signed",
+    "verify_valid",
 ]
 
 
@@ -64,6 +67,22 @@ def verify_ready(
     """
     verify_party(contract, party, identity_key)
     verify_signed(contract, decisions, party)
+    verify_valid(contract, party, now)
+    if code_digest != contract.code_digest:
+        raise RefusedError(
+            "code_digest_differs",
+            f"the contract is for code {contract.code_digest[:12]}, installed is {code_digest[:12]}: install "
+            "that version, or sign a new contract",
+            party=party,
+        )
+
+
+def verify_valid(contract: Contract, party: str, now: datetime) -> None:
+    """Check that the contract is in force at ``now``, which carries its zone.
+
+    Raises:
+        RefusedError: see the module.
+    """
     if now < contract.valid_from:
         raise RefusedError(
             "contract_not_yet_valid",
@@ -74,13 +93,6 @@ def verify_ready(
         raise RefusedError(
             "contract_expired",
             f"the contract ended at {contract.valid_until:%Y-%m-%d %H:%M} UTC",
-            party=party,
-        )
-    if code_digest != contract.code_digest:
-        raise RefusedError(
-            "code_digest_differs",
-            f"the contract is for code {contract.code_digest[:12]}, installed is {code_digest[:12]}: install "
-            "that version, or sign a new contract",
             party=party,
         )
 
@@ -168,15 +180,30 @@ def verify_setting(party: str, name: str, agreed: object, configured: object) ->
         )
 
 
-def verify_quota(contract: Contract, party: str, bank: str, asked: int) -> None:
-    """Check how many identifiers a bank asks for.
+def verify_runs(contract: Contract, party: str, begun: int) -> None:
+    """Check that another run may begin after ``begun`` of them.
 
     Raises:
-        RefusedError: more than the contract allows.
+        RefusedError: the contract allows no more.
     """
-    if asked > contract.alignment.quota:
+    if begun >= contract.max_runs:
+        raise RefusedError(
+            "runs_exhausted",
+            f"{begun} runs have begun under the contract, which allows {contract.max_runs}: sign a new contract",
+            party=party,
+        )
+
+
+def verify_quota(contract: Contract, party: str, bank: str, asked: int, earlier: int) -> None:
+    """Check how many identifiers a bank asks for, which asked for ``earlier`` of them in runs before.
+
+    Raises:
+        RefusedError: together more than the contract allows.
+    """
+    if earlier + asked > contract.alignment.quota:
         raise RefusedError(
             "quota_exceeded",
-            f"{bank} asks for {asked} identifiers, the contract allows {contract.alignment.quota}",
+            f"{bank} asks for {asked} identifiers after {earlier} in earlier runs, the contract allows "
+            f"{contract.alignment.quota} in all",
             party=party,
         )

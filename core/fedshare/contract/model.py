@@ -160,7 +160,7 @@ class Alignment(_Strict):
     Attributes:
         identifier: unified social credit codes, or any text that the parties agree on.
         check_digits: whether a wrong check digit is refused.
-        quota: identifiers that a bank may ask each holder for in one run.
+        quota: identifiers that a bank may ask each holder for, over all runs of the contract.
         missing_enterprises: ``inner``: customers that some holder does not know are left out;
             ``impute``: every holder extends its universe to the public roster, with rows without values.
         roster_digest: SHA-256 of the roster file; needed by ``impute``.
@@ -201,6 +201,7 @@ class Contract(_Strict):
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 30
     outputs: Outputs = Outputs()
+    max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
     valid_from: datetime
     valid_until: datetime
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 365

@@ -60,8 +60,8 @@ _NOTHING = "nothing"
 _SENT = "nothing: sends it"
 _SIZES = "number and size of the envelopes"
 _SUMS = (
-    "first how many are in each of its bins, zero and small numbers included, then sums of their residuals "
-    "over bins of at least"
+    "in every run first how many customers are in each of its bins, zero and small numbers included, then "
+    "sums of their residuals over bins of at least"
 )
 _EQUATIONS = (
     "where its columns alone nearly determine the score, it could set up and solve equations for who is a "
@@ -282,17 +282,17 @@ def bins_at_most(party: Party) -> int:
 
 
 def sums_at_most(contract: Contract, holder: Party) -> int:
-    """Return the most sums over customers that one run shows a holder: its bins times the queries."""
-    return bins_at_most(holder) * (contract.model.max_iterations + 1)
+    """Return the most sums over customers that a holder is shown: its bins times the queries of every run."""
+    return bins_at_most(holder) * (contract.model.max_iterations + 1) * contract.max_runs
 
 
 def summarise(contract: Contract) -> str:
     """Return who learns what under ``contract``, as plain text to read before signing.
 
-    Lines have 100 characters at most. Every number is an upper bound for one run; the
-    contract does not bound the number of runs.
+    Lines have 100 characters at most. Every number is an upper bound for all runs together.
     """
-    parts = [f"What one run of contract {contract.name} ({contract.digest()[:12]}) tells each party, at most"]
+    runs = f"{contract.max_runs} run{'s' if contract.max_runs > 1 else ''}"
+    parts = [f"What {runs} of contract {contract.name} ({contract.digest()[:12]}) tell each party, at most"]
     parts += [
         _section(f"{party.id} (feature_holder)", _holder_learns(contract, party))
         for party in contract.holders()
@@ -324,7 +324,7 @@ def _holder_learns(contract: Contract, holder: Party) -> list[str]:
     sums, cohort = sums_at_most(contract, holder), contract.minimum_cohort
     return [
         f"how many identifiers the bank asks for, {contract.alignment.quota:,} or fewer, and not which",
-        f"{bins:,} bins x {queries:,} queries = {sums:,} sums over customers: {_SUMS} {cohort:,} of them",
+        f"{bins:,} bins x {queries:,} queries x {contract.max_runs:,} runs = {sums:,} sums: {_SUMS} {cohort:,}",
         f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
     ]

@@ -196,7 +196,7 @@ def test_contract_show_prints_terms_and_fingerprints(enrolled, coordinator):
     assert contract.digest() in out
     assert "fingerprint" in out
     assert "income: numeric, at most 5 bins" in out
-    assert "tells each party, at most" in out  # the leak ledger
+    assert "tell each party, at most" in out  # the leak ledger
     assert "bank-a (label_holder, this node): no decision" in out
 
 

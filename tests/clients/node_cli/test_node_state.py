@@ -138,6 +138,15 @@ def test_runs_are_kept_latest_first_even_with_64_bit_numbers(state):
     assert len(state.runs()) == 2
 
 
+def test_what_is_spent_of_a_contract_adds_up_to_its_limit_and_survives_the_process(state):
+    assert state.spend("ab", "identifiers/bank", 60, 100) == 0
+    assert state.spend("ab", "identifiers/bank", 41, 100) == 60  # too many: nothing is added
+    again = NodeState(state.folder)
+    assert again.spend("ab", "identifiers/bank", 40, 100) == 60
+    assert again.spend("ab", "identifiers/bank", 1, 100) == 100
+    assert again.spend("ab", "runs", 1, 3) == again.spend("cd", "identifiers/bank", 1, 3) == 0
+
+
 def test_the_files_of_a_run_are_private(state):
     path = state.write_run_json(7, "result.json", {"rows": 1})
     assert path == state.folder / "runs" / "7" / "result.json"

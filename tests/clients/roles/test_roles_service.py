@@ -51,6 +51,9 @@ class FailingPlatform:
     def approved_contract(self, digest: str) -> tuple[Contract, Mapping[str, bytes]]:
         raise self.error
 
+    def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        raise self.error
+
     def load_table(self, contract: Contract) -> Table:
         raise self.error
 

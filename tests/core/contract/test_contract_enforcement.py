@@ -15,6 +15,7 @@ from fedshare.contract.enforcement import (
     verify_party,
     verify_quota,
     verify_ready,
+    verify_runs,
     verify_setting,
     verify_signed,
 )
@@ -132,9 +133,17 @@ def test_a_setting_that_contradicts_the_contract_is_refused():
     refused("configuration_differs", verify_setting, "tax", "check_digits", agreed=True, configured=False)
 
 
-def test_more_identifiers_than_the_quota_are_refused():
-    verify_quota(AGREED, "tax", "bank", AGREED.alignment.quota)
-    refused("quota_exceeded", verify_quota, AGREED, "tax", "bank", AGREED.alignment.quota + 1)
+def test_more_identifiers_than_the_quota_are_refused_whether_at_once_or_over_several_runs():
+    quota = AGREED.alignment.quota
+    verify_quota(AGREED, "tax", "bank", quota, 0)
+    verify_quota(AGREED, "tax", "bank", 1, quota - 1)
+    refused("quota_exceeded", verify_quota, AGREED, "tax", "bank", quota + 1, 0)
+    refused("quota_exceeded", verify_quota, AGREED, "tax", "bank", 1, quota)
+
+
+def test_more_runs_than_agreed_are_refused():
+    verify_runs(AGREED, "tax", AGREED.max_runs - 1)
+    refused("runs_exhausted", verify_runs, AGREED, "tax", AGREED.max_runs)
 
 
 def test_every_approval_counts_on_its_own():

@@ -38,7 +38,7 @@ def test_the_sample_is_drafted_as_it_stands():
     agreed = complete(SAMPLE, enrolled(), "c0" * 32, NOW, lambda size: b"\x11" * size)
     assert [party.id for party in agreed.parties] == ["tax-bureau", "court", "city-bank"]
     assert agreed.purpose == agreed.purpose.strip()
-    assert "26 bins x 31 queries = 806 sums" in summarise(agreed)
+    assert "26 bins x 31 queries x 3 runs = 2,418 sums" in summarise(agreed)
 
 
 @pytest.mark.parametrize("name", sorted({name for each in MODELS for name in each.model_fields}))
