@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedshare.contract.model import Alignment, Column, Outputs, ScorecardModel
+from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
 from fedshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Experiment(_Strict):
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
     outputs: Outputs = Outputs(coordinator_metrics=True)
+    points: Points = Points()
 
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
@@ -103,7 +104,16 @@ class Experiment(_Strict):
         ]
         shared = self.model_dump(
             mode="json",
-            include={"name", "purpose", "model", "alignment", "holdout_share", "minimum_cohort", "outputs"},
+            include={
+                "name",
+                "purpose",
+                "model",
+                "alignment",
+                "holdout_share",
+                "minimum_cohort",
+                "outputs",
+                "points",
+            },
         )
         return {**shared, "parties": parties, "max_runs": 1}
 

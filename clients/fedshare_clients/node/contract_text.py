@@ -50,7 +50,7 @@ def _heading(fetched: FetchedContract) -> list[str]:
 
 
 def _terms(contract: Contract) -> list[str]:
-    alignment, model = contract.alignment, contract.model
+    alignment, model, points = contract.alignment, contract.model, contract.points
     missing = {
         "inner": "customers that a holder does not know are left out",
         "impute": "every holder covers the public roster",
@@ -63,6 +63,7 @@ def _terms(contract: Contract) -> list[str]:
         f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder in all runs; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
         f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
+        f"  points     {points.base_points:g} at {points.base_odds:g} to 1, {points.pdo:g} more double the odds",
         f"  shown to the coordinator: {shown}",
     ]
 

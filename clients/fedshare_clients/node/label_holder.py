@@ -7,6 +7,7 @@ customers each holder knows, and, for its own customers, the sum over all holder
 from __future__ import annotations
 
 import hmac
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,8 +156,6 @@ class LabelHolder:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""
         model, labels = self._model, self._aligned.label
         holdout = ~self._training
-        alone = self._make_model()
-        alone.solve()
 
         def metrics(scores: NDArray[np.float64]) -> dict[str, float]:
             return {
@@ -173,19 +172,32 @@ class LabelHolder:
             "iterations": len(self._history) - 1,
             "history": self._history,
             "federated": metrics(model.scores()),
-            "bank_only": metrics(alone.scores()),
+            "bank_only": metrics(self._own_scores),
             "bins": self._design.to_dict(),
             "weights": model.own_weights.tolist(),
             "intercept": float(model.intercept),
         }
 
     def scored_customers(self) -> dict[str, Any]:
-        """Return identifiers, held-out flags and scores of the aligned customers, for this bank's own files."""
+        """Return what a report on the aligned customers needs, for this bank's own files.
+
+        ``score`` is the federated model's and ``bank_only`` that of the own columns alone, both log-odds of default.
+        """
         return {
             "identifier": [identifier.decode() for identifier in self._aligned.identifiers],
             "holdout": ~self._training,
+            "label": self._aligned.label,
+            "weight": self._aligned.weight,
             "score": self._model.scores(),
+            "bank_only": self._own_scores,
         }
+
+    @cached_property
+    def _own_scores(self) -> NDArray[np.float64]:
+        """Return the scores of the model that this bank could train alone."""
+        alone = self._make_model()
+        alone.solve()
+        return alone.scores()
 
     def _verify_cohort(self, customers: int, aligned: int) -> None:
         needed = self._contract.minimum_cohort

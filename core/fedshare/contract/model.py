@@ -30,7 +30,17 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
-__all__ = ["Alignment", "Column", "Contract", "Outputs", "Party", "Role", "ScorecardModel", "parse_contract"]
+__all__ = [
+    "Alignment",
+    "Column",
+    "Contract",
+    "Outputs",
+    "Party",
+    "Points",
+    "Role",
+    "ScorecardModel",
+    "parse_contract",
+]
 
 Role = Literal["feature_holder", "label_holder"]
 PartyId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -179,6 +189,20 @@ class Alignment(_Strict):
         return self
 
 
+class Points(_Strict):
+    """The scale on which scores are read; every party shows the same points for the same odds.
+
+    Attributes:
+        pdo: points that double the odds of a good outcome.
+        base_points: points at ``base_odds``.
+        base_odds: odds of a good outcome, to 1.
+    """
+
+    pdo: Annotated[float, Field(gt=0, le=1000)] = 20.0
+    base_points: Annotated[float, Field(ge=0, le=10_000)] = 600.0
+    base_odds: Annotated[float, Field(gt=0, le=1e6)] = 50.0
+
+
 class Outputs(_Strict):
     """What leaves the run besides each party's own part.
 
@@ -201,6 +225,7 @@ class Contract(_Strict):
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 30
     outputs: Outputs = Outputs()
+    points: Points = Points()
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
     valid_from: datetime
     valid_until: datetime

@@ -21,7 +21,15 @@ ROOT = Path(__file__).parents[3]
 SAMPLE = yaml.safe_load((ROOT / "deploy/examples/contract.yaml").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-MODELS = [model.Contract, model.Party, model.Column, model.ScorecardModel, model.Alignment, model.Outputs]
+MODELS = [
+    model.Contract,
+    model.Party,
+    model.Column,
+    model.ScorecardModel,
+    model.Alignment,
+    model.Outputs,
+    model.Points,
+]
 
 
 def enrolled():
