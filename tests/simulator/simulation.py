@@ -31,6 +31,7 @@ from fedshare_clients.node.service import PHASES, NodeService
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from fedshare.audit.statements import Statement
     from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
     from fedshare_clients.node.progress import Progress
@@ -118,6 +119,7 @@ class MemoryPlatform:
     failure: FedshareError | None = None
     seen: list[Progress] = field(default_factory=list)
     spent: dict[tuple[str, str], int] = field(default_factory=dict)
+    said: list[Statement] = field(default_factory=list)
 
     def now(self) -> datetime:
         return self.time
@@ -146,6 +148,9 @@ class MemoryPlatform:
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         self.failure = error
+
+    def log(self, kind: type[Statement], **fields: Any) -> None:
+        self.said.append(kind(issuer=self.party, issued_at=int(self.time.timestamp()), **fields))
 
 
 class Simulation:

@@ -23,6 +23,7 @@ from fedshare.audit.statements import (
     PhaseClosed,
     PhaseOpened,
     PrivacySpent,
+    PrivateEvent,
     PrivateHead,
     Refusal,
     Rejection,
@@ -299,6 +300,12 @@ class Rules:
     @_read.register(PrivateHead)
     def _(self, statement: Refusal | PrivateHead, index: int) -> Iterator[Finding]:
         yield from self._fresh(statement, getattr(statement, "code", ""), index)
+
+    @_read.register
+    def _(self, statement: PrivateEvent, index: int) -> Iterator[Finding]:
+        yield _bounds(
+            "private_event", f"an entry of {statement.issuer}'s private log is in the common one", index
+        )
 
     def _fresh(self, statement: Statement, about: str, index: int) -> Iterator[Finding]:
         """Yield a finding if the issuer said the same kind of thing later or at the same time already."""

@@ -25,10 +25,12 @@ from .executor import run_node as take_tasks
 from .service import NodeService
 from .state import RunRecord, write_private
 from .supernode import SuperNodeSettings
+from .trail import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
 
     from .config import NodeConfig
@@ -45,10 +47,11 @@ _log = logging.getLogger(__name__)
 class NodePlatform:
     """``service.Platform`` for a real node. Reads everything it needs of its own keys once, at the start."""
 
-    def __init__(self, config: NodeConfig, state: NodeState) -> None:
+    def __init__(self, config: NodeConfig, state: NodeState, trail: Trail) -> None:
         state.verify_private()
         self._config = config
         self._state = state
+        self._trail = trail
         self._contracts = ContractClient(config, state)
         self._transports: dict[int, ExchangeClient] = {}
         self._tls = (
@@ -147,6 +150,7 @@ class NodePlatform:
             pq.write_table(pa.table(dict(customers)), buffer)
             write_private(self._state.run_folder(run_id) / "customers.parquet", buffer.getvalue())
         self._state.write_run_json(run_id, "result.json", result)
+        self._trail.note("completed", run_id, contract=result["contract_digest"])
         self._save(run_id, result["contract_digest"], "completed", "evaluate", "model complete")
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
@@ -159,9 +163,14 @@ class NodePlatform:
         }
         try:
             self._state.write_run_json(run_id, "failure.json", account)
+            self._trail.note("failed", run_id, phase=phase[:64], message=str(error)[:2000])
             self._save(run_id, "", "failed", phase, str(error))
         except FedshareError as storage:
             _log.error("run %d: the cause could not be stored: %s", run_id, storage)
+
+    def log(self, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401 - the statement checks them
+        """Sign a statement of this party and log it."""
+        self._trail.log(kind, **fields)
 
     def _save(self, run_id: int, digest: str, status: str, phase: str, message: str) -> None:
         changed = self.now().isoformat(timespec="seconds")
@@ -176,8 +185,6 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Flower's client would log every poll for tasks
-    platform = NodePlatform(config, state)
-    service = NodeService(platform)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -191,4 +198,12 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
     def ready(_: SuperNode) -> None:
         _log.info("%s waits for runs of %s", config.party, config.coordinator.fleet)
 
-    take_tasks(settings, service, stopping, ready)
+    trail = Trail(
+        config.party,
+        state.identity(),
+        state.private_log_folder,
+        state.private_log_signer(config.party),
+        time.time,
+    )
+    with trail:
+        take_tasks(settings, NodeService(NodePlatform(config, state, trail)), stopping, ready)

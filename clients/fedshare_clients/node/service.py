@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedshare.audit.statements import Refusal
 from fedshare.contract.enforcement import verify_ready, verify_runs, verify_valid
 from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
 from fedshare.identity.session import PendingSession
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
     from fedshare.identity.keys import IdentityKey
     from fedshare.identity.session import Session
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["PHASES", "NodeService", "Platform"]
 
 PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
+
+# Of the reason in an entry of the audit log.
+_MAX_REASON = 500
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +94,17 @@ class Platform(Protocol):
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         """Store why a run ended here, in full, for this party's own eyes."""
 
+    def log(self, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401 - the statement checks them
+        """Sign a statement of ``fedshare.audit.statements`` as this party, and log it durably.
+
+        Args:
+            kind: ``PrivacySpent``, ``Scoring``, ...; issuer and time are filled in.
+            fields: the rest of it. Nothing in it may identify an enterprise.
+
+        Raises:
+            StorageError: the disk refused: what was to be stated must not happen.
+        """
+
 
 @dataclass(slots=True)
 class _Run:
@@ -122,7 +138,7 @@ class NodeService:
         try:
             reply = self._handle(run_id, phase, content)
         except FedshareError as error:
-            self._fail(run_id, phase, error)
+            self._fail(run_id, phase, error, str(content.get("contract_digest", "")))
             status = "refused" if isinstance(error, RefusedError) else "failed"
             return {"status": status, **_public_cause(error, self._platform.party)}
         except Exception:  # noqa: BLE001 - a defect must end the run at every party, not only here
@@ -130,7 +146,7 @@ class NodeService:
             unexpected = FedshareError(
                 f"phase {phase} failed unexpectedly; the log of {self._platform.party} says why"
             )
-            self._fail(run_id, phase, unexpected)
+            self._fail(run_id, phase, unexpected, str(content.get("contract_digest", "")))
             return {"status": "failed", **_public_cause(unexpected, self._platform.party)}
         run = self._runs.get(run_id)
         if run is not None:
@@ -251,14 +267,25 @@ class NodeService:
         public = {name: result[name] for name in ("iterations", "federated", "bank_only")}
         return {"metrics": json.dumps(public)}
 
-    def _fail(self, run_id: int, phase: str, error: FedshareError) -> None:
+    def _fail(self, run_id: int, phase: str, error: FedshareError, digest: str) -> None:
         _log.error("run %d: phase %s ended: %s", run_id, phase, error)
         self._platform.save_failure(run_id, phase, error)
+        cause = _public_cause(error, self._platform.party)
+        if isinstance(error, RefusedError):
+            # A refusal stands, logged or not.
+            with suppress(FedshareError):
+                self._platform.log(
+                    Refusal,
+                    contract_digest=digest,
+                    run_id=str(run_id),
+                    code=cause["code"],
+                    reason=cause["reason"][:_MAX_REASON],
+                )
         run = self._runs.pop(run_id, None)
         if run is not None and run.transport is not None:
             # What the Exchange does not hear now it sees when the connection ends.
             with suppress(FedshareError):
-                run.transport.abort(_public_cause(error, self._platform.party)["reason"])
+                run.transport.abort(cause["reason"])
             with suppress(FedshareError):
                 run.transport.close()
 

@@ -7,9 +7,12 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     identity.pem          signs contracts and hellos (Ed25519); never leaves the folder
     tls-key.pem           the TLS client key (ECDSA P-256), and tls-certificate.pem from enrolment
     flower-key            the Flower node's key (ECDSA P-384, OpenSSH)
+    witness-key.pem       cosigns the coordinator's audit log (Ed25519)
+    private-log-key.pem   signs this institution's own audit log (Ed25519)
     holdout-seed          decides which customers are held out (label holders)
     coordinator-ca.pem    the coordinator's authority, from enrolment
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
+    private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
     flower/               the SuperNode's own files
 """
@@ -32,6 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from fedshare.audit.notes import NoteSigner
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
@@ -143,6 +147,8 @@ class NodeState:
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from error
         self._write_once("identity.pem", lambda: IdentityKey.generate(randomness).to_pem())
+        for name in ("witness-key.pem", "private-log-key.pem"):
+            self._write_once(name, lambda: IdentityKey.generate(randomness).to_pem())
         self._write_once("tls-key.pem", lambda: key_to_pem(ec.generate_private_key(ec.SECP256R1())))
         self._write_once("flower-key", _new_flower_key)
         if role == "label_holder":
@@ -189,6 +195,16 @@ class NodeState:
             ConfigError: it is missing or damaged.
         """
         return IdentityKey.from_pem(self._read("identity.pem"))
+
+    def private_log_signer(self, party: str) -> NoteSigner:
+        """Return the key that signs this institution's own audit log. Raises as ``identity``."""
+        key = IdentityKey.from_pem(self._read("private-log-key.pem"))
+        return NoteSigner(f"{party}/private-log", key.signing_key)
+
+    @property
+    def private_log_folder(self) -> Path:
+        """Return the folder of this institution's own audit log."""
+        return self.folder / "private-log"
 
     def tls_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the TLS client key. Raises as ``identity``."""

@@ -33,6 +33,7 @@ __all__ = [
     "PhaseClosed",
     "PhaseOpened",
     "PrivacySpent",
+    "PrivateEvent",
     "PrivateHead",
     "Refusal",
     "Rejection",
@@ -273,6 +274,21 @@ class PrivateHead(_Statement):
     commitment: Digest
 
 
+class PrivateEvent(_Statement):
+    """Something that happened at the issuer, in full; for its own private log and never in the common one.
+
+    Attributes:
+        event: what.
+        run_id: of the run it belongs to, or empty.
+        facts: name to what was the case.
+    """
+
+    kind: Literal["private_event"] = "private_event"
+    event: Word
+    run_id: RunId | Literal[""] = ""
+    facts: dict[Word, Annotated[str, StringConstraints(max_length=2000)]] = {}
+
+
 Statement: TypeAlias = (
     Enrolment
     | ContractPublished
@@ -289,6 +305,7 @@ Statement: TypeAlias = (
     | Refusal
     | Scoring
     | PrivateHead
+    | PrivateEvent
 )
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -16,6 +16,7 @@ from fedshare.audit.statements import (
     ModelManifest,
     PhaseClosed,
     PhaseOpened,
+    PrivateEvent,
     PrivateHead,
     Refusal,
     Revocation,
@@ -484,3 +485,9 @@ def test_one_report_shows_several_findings_and_the_lowest_code_wins(federation):
     report = federation.log().verify()
     assert {int(finding.kind) for finding in report.findings} == {24, 25, 27, 28}
     assert report.exit_code == 24
+
+
+def test_an_entry_of_a_private_log_in_the_common_one_is_found(federation):
+    federation.honest()
+    federation.say(PrivateEvent, "tax", event="failed", facts={"message": "private"})
+    assert federation.log().codes() == {"private_event"}

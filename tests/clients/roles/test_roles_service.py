@@ -24,6 +24,7 @@ from fedshare_clients.node.service import PHASES, NodeService, _Run
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
     from fedshare.sealed.randomness import Randomness
     from fedshare_clients.node.data import Table
@@ -44,6 +45,7 @@ class FailingPlatform:
         self.receive_timeout_seconds = 1.0
         self.error = error
         self.failures: list[FedshareError] = []
+        self.said: list[Statement] = []
 
     def now(self) -> datetime:
         return datetime(2026, 6, 1, tzinfo=UTC)
@@ -70,6 +72,9 @@ class FailingPlatform:
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         self.failures.append(error)
+
+    def log(self, kind: type[Statement], **fields: Any) -> None:
+        self.said.append(kind(issuer=self.party, issued_at=0, **fields))
 
 
 class LostTransport(Pipe):
@@ -118,6 +123,8 @@ def test_every_error_becomes_a_reply_without_what_is_private(
     assert (reply["status"], reply["code"]) == (status, code)
     assert SECRET not in str(reply)
     assert len(platform.failures) == 1
+    assert SECRET not in str(platform.said)
+    assert [said.code for said in platform.said] == ([code] if status == "refused" else [])
 
 
 @pytest.mark.parametrize("phase", [*PHASES[1:5], "nonsense", ""])
