@@ -14,12 +14,14 @@ Each refusal has its own code.
 ``configuration_differs`` a setting of the node contradicts the contract
 ``quota_exceeded``      a bank asks for more identifiers than agreed, over all runs
 ``runs_exhausted``      every run that the contract allows has begun
+``scoring_not_agreed``  the contract does not say how its model may be used
+``model_unknown``       this party has no part of the model that is to be used
 ====================== ==========================================================================
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedshare.errors import ProtocolError, RefusedError
 
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .model import Column, Contract, Role
+    from .scoring import Scoring
 
 __all__ = [
     "verify_columns",
+    "verify_model",
     "verify_party",
     "verify_quota",
     "verify_ready",
     "verify_runs",
+    "verify_scoring",
     "verify_setting",
     "verify_signed",
     "verify_valid",
@@ -192,6 +197,38 @@ def verify_runs(contract: Contract, party: str, begun: int) -> None:
             f"{begun} runs have begun under the contract, which allows {contract.max_runs}: sign a new contract",
             party=party,
         )
+
+
+def verify_scoring(contract: Contract, party: str) -> Scoring:
+    """Return what the contract says about using its model.
+
+    Raises:
+        RefusedError: nothing.
+    """
+    if contract.scoring is None:
+        raise RefusedError(
+            "scoring_not_agreed",
+            "the contract has no section `scoring`: sign one that says how the model may be used",
+            party=party,
+        )
+    return contract.scoring
+
+
+def verify_model(
+    contract: Contract, party: str, run_id: int, saved: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """Return what this party kept of a training run, if it is one of this contract.
+
+    Raises:
+        RefusedError: it kept nothing, or the run was of another contract.
+    """
+    if saved is None or saved.get("contract_digest") != contract.digest():
+        raise RefusedError(
+            "model_unknown",
+            f"this party keeps no completed training run {run_id} of this contract: name another run",
+            party=party,
+        )
+    return saved
 
 
 def verify_quota(contract: Contract, party: str, bank: str, asked: int, earlier: int) -> None:

@@ -30,6 +30,8 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
+from .scoring import Scoring  # noqa: TC001  pydantic reads it
+
 __all__ = [
     "Alignment",
     "Column",
@@ -227,6 +229,7 @@ class Contract(_Strict):
     outputs: Outputs = Outputs()
     points: Points = Points()
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
+    scoring: Scoring | None = None
     valid_from: datetime
     valid_until: datetime
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 365
@@ -262,7 +265,16 @@ class Contract(_Strict):
             raise ValueError("this version trains with exactly one label_holder")
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
+        self._verify_reason_groups()
         return self
+
+    def _verify_reason_groups(self) -> None:
+        columns = {holder.id: {column.name for column in holder.columns} for holder in self.holders()}
+        for group in self.scoring.reasons if self.scoring else ():
+            if not set(group.columns) <= columns.get(group.party, set()):
+                raise ValueError(
+                    f"reason group {group.name}: {group.party} is no feature_holder with these columns"
+                )
 
     def holders(self) -> tuple[Party, ...]:
         """Return the feature holders, in the contract's order."""

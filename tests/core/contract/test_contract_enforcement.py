@@ -12,10 +12,12 @@ from contract_documents import CODE, KEYS, NOW, PARTIES, contract, decisions
 from fedshare.contract import enforcement
 from fedshare.contract.enforcement import (
     verify_columns,
+    verify_model,
     verify_party,
     verify_quota,
     verify_ready,
     verify_runs,
+    verify_scoring,
     verify_setting,
     verify_signed,
 )
@@ -148,6 +150,23 @@ def test_more_runs_than_agreed_are_refused():
 
 def test_every_approval_counts_on_its_own():
     verify_signed(AGREED, decisions(AGREED), "tax")
+
+
+def test_a_contract_that_does_not_speak_of_scoring_serves_nothing():
+    with pytest.raises(RefusedError) as caught:
+        verify_scoring(AGREED, "tax")
+    assert caught.value.code == "scoring_not_agreed"
+    agreed = contract(scoring={"quota": 5})
+    assert verify_scoring(agreed, "tax").quota == 5
+
+
+@pytest.mark.parametrize("saved", [None, {}, {"contract_digest": "00" * 32}])
+def test_a_model_of_no_run_or_of_another_contract_is_unknown(saved):
+    with pytest.raises(RefusedError) as caught:
+        verify_model(AGREED, "tax", 7, saved)
+    assert caught.value.code == "model_unknown"
+    kept = {"contract_digest": AGREED.digest()}
+    assert verify_model(AGREED, "tax", 7, kept) == kept
 
 
 def test_every_code_of_the_table_is_raised_and_tested_here():

@@ -192,3 +192,29 @@ def test_an_arbitrary_value_of_a_field_is_refused_or_gives_a_digest(value, field
     except ConfigError:
         return
     assert parse_contract(agreed.canonical()).digest() == agreed.digest()
+
+
+def reasons(*groups):
+    return {"quota": 5, "reasons": list(groups)}
+
+
+@pytest.mark.parametrize(
+    ("scoring", "said"),
+    [
+        ({"quota": 0}, "quota"),
+        ({"quota": 5, "refresh_seconds": 10, "max_age_seconds": 9}, "max_age_seconds"),
+        (reasons({"name": "a", "party": "bank", "columns": ["turnover"]}), "reason group a"),
+        (reasons({"name": "a", "party": "tax", "columns": ["judgments"]}), "reason group a"),
+        (
+            reasons(*[{"name": "a", "party": "tax", "columns": [each]} for each in ("turnover", "税负率")]),
+            "same name",
+        ),
+        (
+            reasons(*[{"name": each, "party": "tax", "columns": ["turnover"]} for each in "ab"]),
+            "two reason groups",
+        ),
+    ],
+)
+def test_a_contract_says_nothing_impossible_about_scoring(scoring, said):
+    with pytest.raises(ConfigError, match=said):
+        contract(scoring=scoring)

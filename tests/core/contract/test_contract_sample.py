@@ -11,7 +11,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedshare.contract import enforcement, model
+from fedshare.contract import enforcement, model, scoring
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.drafting import complete
@@ -29,6 +29,8 @@ MODELS = [
     model.Alignment,
     model.Outputs,
     model.Points,
+    scoring.Scoring,
+    scoring.ReasonGroup,
 ]
 
 
