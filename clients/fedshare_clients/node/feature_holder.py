@@ -13,6 +13,7 @@ import numpy as np
 
 from fedshare.contract.enforcement import verify_quota
 from fedshare.credit.bins import fit_design
+from fedshare.credit.points import neutral_weights
 from fedshare.errors import ProtocolError
 from fedshare.sealed import (
     HolderMask,
@@ -162,9 +163,10 @@ class FeatureHolder:
         for query in range(1, queries):
             for bank in self._banks:
                 self._masks[bank].append(self._answer(channel, bank, query, merged_hint, offers[bank][query]))
+        self._counts = np.bincount(groups[kept], counts[kept], self._design.width).astype(np.float64)
         self._block = HolderBlock(
             self._design,
-            np.bincount(groups[kept], counts[kept], self._design.width).astype(np.float64),
+            self._counts,
             contract.model,
             cone=contract.is_monotone(),
         )
@@ -203,6 +205,7 @@ class FeatureHolder:
             "rows": len(self._identifiers),
             "bins": self._design.to_dict(),
             "weights": self._block.weights.tolist(),
+            "neutral": neutral_weights(self._block.weights, self._counts, self._design.offsets).tolist(),
         }
 
     def _combine(self, coefficients: NDArray[np.float64]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedshare.credit.bins import fit_design
 from fedshare.credit.metrics import auc, ks
+from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
 from fedshare.sealed import (
     OfferedSecret,
@@ -172,9 +173,19 @@ class LabelHolder:
             "iterations": len(self._history) - 1,
             "history": self._history,
             "federated": metrics(model.scores()),
-            "bank_only": metrics(self._own_scores),
+            "bank_only": metrics(self._own_model.scores()),
             "bins": self._design.to_dict(),
+            **self._part(model),
+            "own_model": self._part(self._own_model),
+        }
+
+    def _part(self, model: LabelHolderModel) -> dict[str, Any]:
+        """Return what scoring needs of a model beside the bins."""
+        codes = self._design.codes[self._training]
+        counts = np.bincount(codes.ravel(), minlength=self._design.width).astype(np.float64)
+        return {
             "weights": model.own_weights.tolist(),
+            "neutral": neutral_weights(model.own_weights, counts, self._design.offsets).tolist(),
             "intercept": float(model.intercept),
         }
 
@@ -189,15 +200,15 @@ class LabelHolder:
             "label": self._aligned.label,
             "weight": self._aligned.weight,
             "score": self._model.scores(),
-            "bank_only": self._own_scores,
+            "bank_only": self._own_model.scores(),
         }
 
     @cached_property
-    def _own_scores(self) -> NDArray[np.float64]:
-        """Return the scores of the model that this bank could train alone."""
+    def _own_model(self) -> LabelHolderModel:
+        """Return the model that this bank could train alone."""
         alone = self._make_model()
         alone.solve()
-        return alone.scores()
+        return alone
 
     def _verify_cohort(self, customers: int, aligned: int) -> None:
         needed = self._contract.minimum_cohort
