@@ -2,9 +2,9 @@
 
 Every two parties of a group share a secret that their session derives from their ephemeral keys; both expand it to
 the same words of Z_2^64, one adds them and the other subtracts them. Whoever adds up the contributions of the whole
-group sees the sum and nothing else, as long as two members of the group do not give their secrets away.
+group sees the sum and nothing else, as long as two members of the group do not give their secrets away. The arithmetic is
+that of :mod:`fedshare.sealed.masked_sum`.
 
-Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", section 4.
 Assumes: a group member that disappears ends the run, so no mask ever has to be recovered.
 """
 
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fedshare.sealed.randomness import Stream
+from fedshare.sealed import masked_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from fedshare.identity.session import Session
@@ -41,13 +40,11 @@ def masked(
         group: names of the parties whose contributions will be added up; this party may be among them.
         purpose: says which sum this is; used for one sum only within a session.
     """
-    total = words.astype(np.int64, copy=True)
-    for peer in group:
-        if peer == session.party:
-            continue
-        mask = Stream(session.shared_secret(peer, f"mask|{purpose}")).uniform((len(words),))
-        if sign_towards(session.party, peer) > 0:
-            total += mask
-        else:
-            total -= mask
-    return total
+    return masked_sum.masked(
+        words,
+        [
+            (sign_towards(session.party, peer), session.shared_secret(peer, f"mask|{purpose}"))
+            for peer in group
+            if peer != session.party
+        ],
+    )

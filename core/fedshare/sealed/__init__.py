@@ -3,7 +3,8 @@
 Oblivious keys (:mod:`.oblivious`) give rows keys that a bank obtains for its own customers only; a sealed
 column (:mod:`.column`) carries one number per row from the holders to those keys, and opens as a sum; a
 sealed product (:mod:`.product`, offline part :mod:`.offline`) carries a bank's private vector d to a holder
-as X^T d. All are pure: randomness and keys are handed in, bytes and arrays come out. ``docs/sealed.md`` has
+as X^T d; a masked sum (:mod:`.masked_sum`, :mod:`.recovery`) adds up vectors of parties of which nobody sees any.
+All are pure: randomness and keys are handed in, bytes and arrays come out. ``docs/sealed.md`` has
 constructions, parameters and the security argument.
 """
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 from collections import deque
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-from fedshare.errors import UnavailableError
+from fedshare.errors import FedshareError, UnavailableError
 from fedshare.identity.keys import IdentityKey
 from fedshare.identity.session import PendingSession, Session
 from fedshare.sealed.randomness import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from fedshare.identity.envelope import Envelope
 
 DIGEST = "d1" * 32
@@ -51,3 +55,55 @@ class Pipe:
 
     def close(self) -> None:
         pass
+
+
+class Post:
+    """Mailboxes between several parties that run in threads."""
+
+    def __init__(self) -> None:
+        self.boxes: dict[tuple[str, str], queue.SimpleQueue[Envelope]] = {}
+        self.crossed: list[Envelope] = []
+
+    def box(self, sender: str, recipient: str) -> queue.SimpleQueue[Envelope]:
+        return self.boxes.setdefault((sender, recipient), queue.SimpleQueue())
+
+    def at(self, party: str) -> PostTransport:
+        return PostTransport(self, party)
+
+
+class PostTransport:
+    def __init__(self, post: Post, party: str) -> None:
+        self._post = post
+        self._party = party
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    def send(self, envelope: Envelope) -> None:
+        self._post.crossed.append(envelope)
+        self._post.box(envelope.sender, envelope.recipient).put(envelope)
+
+    def receive(self, sender: str, timeout_seconds: float) -> Envelope:
+        try:
+            return self._post.box(sender, self._party).get(timeout=timeout_seconds)
+        except queue.Empty:
+            raise UnavailableError(f"nothing came from {sender} within {timeout_seconds} s") from None
+
+    def abort(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def close(self) -> None:
+        pass
+
+
+def together(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Run each party's part in a thread; return what each returned, or the error that ended it."""
+
+    def outcome(part: Callable[[], Any]) -> Any:
+        try:
+            return part()
+        except FedshareError as error:
+            return error
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        futures = {party: pool.submit(outcome, part) for party, part in parts.items()}
+        return {party: future.result() for party, future in futures.items()}

@@ -265,3 +265,45 @@ class SealedColumn(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["penalty", b"penalty", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MaskedVector(message.Message):
+    """Bank to the leading bank, the first in the contract: its contribution to a sum over all banks. The step of the
+    envelope numbers the sums of a run, over all phases.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: builtins.int
+    words: builtins.bytes
+    """Fixed-point int64 under pairwise masks that cancel between banks. The leader checks the length."""
+    def __init__(
+        self,
+        *,
+        words: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BankTotal(message.Message):
+    """The leading bank to every other bank: what all contributions add up to."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: builtins.int
+    words: builtins.bytes
+    """Fixed-point int64, without a mask. The receiver checks the length and the range."""
+    def __init__(
+        self,
+        *,
+        words: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
