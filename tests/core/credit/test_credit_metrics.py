@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedshare.credit.metrics import auc, gini, ks, log_loss, roc_points
+from fedshare.credit.metrics import auc, gain_points, gini, ks, lift, log_loss, roc_points
 from fedshare.errors import DataError
 
 rows = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=25)
@@ -57,3 +58,38 @@ def test_log_loss_is_the_mean_surprise_and_survives_extreme_scores():
 def test_what_cannot_be_ranked_is_refused(labels, scores, weights):
     with pytest.raises(DataError):
         auc(labels, scores, weights)
+
+
+@given(rows)
+def test_the_gain_curve_says_how_many_defaulters_the_riskiest_hold(sample):
+    y, s, w = weighted(sample)
+    customers, defaulters = gain_points(y, s, w)
+    for cut in s:
+        share = w[s >= cut].sum() / w.sum()
+        assert np.isclose(np.interp(share, customers, defaulters), (w * y)[s >= cut].sum() / (w * y).sum())
+
+
+def test_lift_is_the_default_rate_at_the_top_over_that_of_all():
+    labels = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert lift(labels, range(10, 0, -1), share=0.2) == pytest.approx(5.0)
+    assert lift(labels, [0] * 10, share=0.2) == pytest.approx(1.0)
+
+
+def test_curves_and_areas_are_those_of_scikit_learn():
+    generator = np.random.default_rng(6)
+    labels, scores, weights = (
+        generator.integers(0, 2, 500),
+        generator.normal(0, 1, 500).round(1),
+        generator.random(500),
+    )
+    false_rate, true_rate, _ = sklearn.metrics.roc_curve(
+        labels, scores, sample_weight=weights, drop_intermediate=False
+    )
+    np.testing.assert_allclose(roc_points(labels, scores, weights), (false_rate, true_rate), atol=1e-12)
+    assert auc(labels, scores, weights) == pytest.approx(
+        sklearn.metrics.roc_auc_score(labels, scores, sample_weight=weights)
+    )
+    probability = 1 / (1 + np.exp(-scores))
+    assert log_loss(labels, scores, weights) == pytest.approx(
+        sklearn.metrics.log_loss(labels, probability, sample_weight=weights)
+    )

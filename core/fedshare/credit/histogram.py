@@ -1,0 +1,191 @@
+"""Scores of one bank or of many as sums over cells of a fixed grid: what evaluation over all banks is made of.
+
+Everything here adds up over banks, so that masked sums can feed it, and comes in two steps, as in training: first the
+customers per cell are summed and thin cells merged to the minimum cohort, then outcomes, over the merged cells only.
+
+    >>> counts = sum(cell_counts(bank.scores) for bank in banks)              # a masked sum of CELLS integers
+    >>> groups = merge_cells(counts, minimum_cohort)                          # the same at every bank
+    >>> sums = sum(cell_sums(b.labels, b.scores, b.weights, groups) for b in banks)    # a masked sum
+    >>> histogram = ScoreHistogram.from_sums(groups, counts, sums)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import expit
+
+from fedshare.errors import DataError, ParameterError
+
+from .metrics import checked_sample
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["CELLS", "SUMS", "Bounded", "ScoreHistogram", "cell_counts", "cell_sums", "merge_cells"]
+
+_LIMIT = 8.0
+_STEPS_PER_UNIT = 32
+_EDGES = np.arange(-_LIMIT * _STEPS_PER_UNIT, _LIMIT * _STEPS_PER_UNIT + 1) / _STEPS_PER_UNIT
+
+CELLS = len(_EDGES) + 1
+"""Cells of the grid: log-odds from -8 to 8 in steps of 1/32, and one beyond either end."""
+
+SUMS = ("weight", "default_weight", "pd", "pd_squared", "pd_default", "odds")
+"""What ``cell_sums`` adds up per cell, weighted: 1, y, p, p^2, p y and p / (1 - p), the last for p up to 0.99966 only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A figure of a histogram, and between which bounds the figure of the single scores lies for certain."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreHistogram:
+    """Customers of ascending risk in groups; every array has shape ``[G]``.
+
+    Attributes:
+        upper: log-odds that no score of the group exceeds; infinite for the last.
+        customers: how many there are.
+        weight: sum of their weights.
+        default_weight: sum of the weights of those that defaulted.
+        pd: weighted sum of the predicted default probability p.
+        pd_squared: weighted sum of p^2.
+        pd_default: weighted sum of p over those that defaulted.
+        odds: weighted sum of p / (1 - p).
+    """
+
+    upper: NDArray[np.float64]
+    customers: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    default_weight: NDArray[np.float64]
+    pd: NDArray[np.float64]
+    pd_squared: NDArray[np.float64]
+    pd_default: NDArray[np.float64]
+    odds: NDArray[np.float64]
+
+    @classmethod
+    def from_sums(
+        cls, groups: NDArray[np.int64], counts: NDArray[np.int64], sums: NDArray[np.float64]
+    ) -> ScoreHistogram:
+        """Return the histogram of summed ``cell_counts`` and ``cell_sums``.
+
+        Raises:
+            ParameterError: the shapes are not those of one grid and one grouping.
+        """
+        size = int(groups[-1]) + 1
+        if groups.shape != (CELLS,) or counts.shape != (CELLS,) or sums.shape != (len(SUMS), size):
+            raise ParameterError(
+                f"expected {CELLS} cells and sums of shape {(len(SUMS), size)}, found {counts.shape} and {sums.shape}"
+            )
+        ends = np.append(_EDGES, np.inf)
+        last = np.searchsorted(groups, np.arange(size), side="right") - 1
+        customers = np.bincount(groups, counts, size).astype(np.int64)
+        return cls(ends[last], customers, *sums)
+
+    @classmethod
+    def of(
+        cls, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, *, minimum: int
+    ) -> ScoreHistogram:
+        """Return the histogram of one bank's own customers, in groups of at least ``minimum``."""
+        counts = cell_counts(scores)
+        groups = merge_cells(counts, minimum)
+        return cls.from_sums(groups, counts, cell_sums(labels, scores, weights, groups))
+
+    @property
+    def default_rate(self) -> float:
+        """The weighted share of customers that defaulted."""
+        return float(self.default_weight.sum() / self.weight.sum())
+
+    def auc(self) -> Bounded:
+        """Return the AUC. Pairs within one group count one half, and could count nothing or one.
+
+        Raises:
+            DataError: either outcome has no weight.
+        """
+        bad, good = self._outcomes()
+        wins = float(bad @ (np.cumsum(good) - good))
+        tied = float(bad @ good)
+        return Bounded(wins + tied / 2, wins, wins + tied)
+
+    def ks(self) -> Bounded:
+        """Return the largest distance at the groups' edges; within a group it may be larger. Raises as ``auc``."""
+        bad, good = (np.append(0.0, np.cumsum(each)) for each in self._outcomes())
+        at_edges = float(np.abs(bad - good).max())
+        within = np.maximum(bad[1:] - good[:-1], good[1:] - bad[:-1])
+        return Bounded(at_edges, at_edges, float(within.max()))
+
+    def brier(self) -> float:
+        """Return the mean squared difference of probability and outcome; exact, whatever the groups."""
+        squares = self.pd_squared - 2 * self.pd_default + self.default_weight
+        return float(squares.sum() / self.weight.sum())
+
+    def _outcomes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the share of all defaulters, and of all others, in each group."""
+        good = self.weight - self.default_weight
+        if not (self.default_weight.sum() > 0 and good.sum() > 0):
+            raise DataError("both outcomes, 0 and 1, are needed to measure a ranking; found one")
+        return self.default_weight / self.default_weight.sum(), good / good.sum()
+
+
+def cell_counts(scores: ArrayLike) -> NDArray[np.int64]:
+    """Return the customers per cell, shape ``[CELLS]``.
+
+    Args:
+        scores: log-odds of default, shape ``[n]``.
+    """
+    return np.bincount(_cells(scores), minlength=CELLS)
+
+
+def merge_cells(counts: NDArray[np.int64], minimum: int) -> NDArray[np.int64]:
+    """Return the group of every cell, ascending from 0, so that each group has at least ``minimum`` customers.
+
+    Raises:
+        DataError: all customers together are fewer than ``minimum``.
+    """
+    total = int(counts.sum())
+    if counts.shape != (CELLS,) or minimum < 1 or total < minimum:
+        raise DataError(
+            f"expected {CELLS} cells with at least {max(minimum, 1)} customers together, found {len(counts)} and {total}"
+        )
+    groups = np.empty(CELLS, dtype=np.int64)
+    group, held, left = 0, 0, total
+    for cell, count in enumerate(counts.tolist()):
+        # The last group takes what would be too few for another one.
+        if held >= minimum and left >= minimum:
+            group, held = group + 1, 0
+        groups[cell] = group
+        held, left = held + count, left - count
+    return groups
+
+
+def cell_sums(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None, groups: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return what ``SUMS`` names, per group, shape ``[len(SUMS), G]``.
+
+    Args:
+        labels: 0 or 1, shape ``[n]``.
+        scores: log-odds of default, shape ``[n]``.
+        weights: at least 0, shape ``[n]``; all 1 if not given.
+        groups: the group of every cell.
+
+    Raises:
+        DataError: as ``metrics.roc_points``, but one outcome alone is allowed.
+    """
+    outcome, score, weight = checked_sample(labels, scores, weights)
+    p = expit(score)
+    odds = np.exp(np.minimum(score, _LIMIT))
+    at, size = groups[_cells(score)], int(groups[-1]) + 1
+    terms = (np.ones_like(p), outcome, p, p * p, p * outcome, odds)
+    return np.stack([np.bincount(at, weight * term, size) for term in terms])
+
+
+def _cells(scores: ArrayLike) -> NDArray[np.int64]:
+    return np.searchsorted(_EDGES, np.asarray(scores, dtype=np.float64), side="left")

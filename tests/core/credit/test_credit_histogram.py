@@ -1,0 +1,88 @@
+"""Histograms add up over banks, hide thin cells, and bound what the single scores would give."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from fedshare.credit.histogram import CELLS, ScoreHistogram, cell_counts, cell_sums, merge_cells
+from fedshare.credit.metrics import ks
+from fedshare.errors import DataError
+
+
+def sample(seed, n=400):
+    draw = np.random.default_rng(seed)
+    scores = draw.normal(-1.5, 2.0, n)
+    labels = (draw.random(n) < 1 / (1 + np.exp(-0.8 * scores))).astype(float)
+    return labels, scores, draw.uniform(0.2, 1.0, n)
+
+
+def pooled(banks, minimum):
+    counts = sum(cell_counts(scores) for _, scores, _ in banks)
+    groups = merge_cells(counts, minimum)
+    return ScoreHistogram.from_sums(groups, counts, sum(cell_sums(*bank, groups) for bank in banks))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 80))
+def test_sums_over_banks_are_those_of_the_pooled_customers(seed, count, minimum):
+    banks = [sample(seed + bank, 80 + bank) for bank in range(count)]
+    together = tuple(np.concatenate(part) for part in zip(*banks, strict=True))
+    summed, at_once = pooled(banks, minimum), ScoreHistogram.of(*together, minimum=minimum)
+    np.testing.assert_array_equal(summed.customers, at_once.customers)
+    for name in ("upper", "weight", "default_weight", "pd", "pd_squared", "pd_default", "odds"):
+        np.testing.assert_allclose(getattr(summed, name), getattr(at_once, name))
+
+
+@given(st.lists(st.integers(0, 40), min_size=CELLS, max_size=CELLS), st.integers(1, 200))
+def test_every_group_reaches_the_minimum_cohort(counts, minimum):
+    counts = np.array(counts)
+    if counts.sum() < minimum:
+        with pytest.raises(DataError):
+            merge_cells(counts, minimum)
+        return
+    groups = merge_cells(counts, minimum)
+    assert np.bincount(groups, counts).min() >= minimum
+    assert set(np.diff(groups)) <= {0, 1}
+
+
+@given(st.integers(0, 10_000), st.integers(1, 120))
+def test_auc_and_ks_of_the_single_scores_lie_within_the_bounds(seed, minimum):
+    labels, scores, weights = sample(seed)
+    histogram = ScoreHistogram.of(labels, scores, weights, minimum=minimum)
+    area, distance = histogram.auc(), histogram.ks()
+    exact = roc_auc_score(labels, scores, sample_weight=weights)
+    assert area.low - 1e-12 <= exact <= area.high + 1e-12
+    assert distance.low - 1e-12 <= ks(labels, scores, weights) <= distance.high + 1e-12
+    assert distance.low <= distance.value <= distance.high
+
+
+def test_the_brier_score_is_exact_whatever_the_groups():
+    labels, scores, weights = sample(3)
+    probability = 1 / (1 + np.exp(-scores))
+    exact = brier_score_loss(labels, probability, sample_weight=weights)
+    for minimum in (1, 400):
+        assert ScoreHistogram.of(labels, scores, weights, minimum=minimum).brier() == pytest.approx(exact)
+
+
+def test_no_score_of_a_group_exceeds_its_upper_end():
+    labels, scores, weights = sample(5)
+    scores[:3] = [-30.0, 30.0, 8.0]
+    counts = cell_counts(scores)
+    groups = merge_cells(counts, 25)
+    histogram = ScoreHistogram.from_sums(groups, counts, cell_sums(labels, scores, weights, groups))
+    edges = np.append(-np.inf, histogram.upper)
+    inside = [((scores > low) & (scores <= high)).sum() for low, high in pairwise(edges)]
+    assert inside == histogram.customers.tolist()
+
+
+def test_extreme_scores_leave_every_sum_finite():
+    histogram = ScoreHistogram.of([0, 1, 0, 1], [-800.0, 800.0, 0.0, 0.0], minimum=1)
+    assert all(np.isfinite(each).all() for each in (histogram.pd, histogram.odds, histogram.pd_squared))
+
+
+def test_one_outcome_alone_cannot_be_ranked():
+    with pytest.raises(DataError):
+        ScoreHistogram.of([0, 0], [0.0, 1.0], minimum=1).auc()
