@@ -309,6 +309,9 @@ class _Platform:
     def save_failure(self, _run_id: int, phase: str, error: Any) -> None:
         self.failure = f"{self.party}, {phase}: {error}"
 
+    def log(self, kind: Any, **fields: Any) -> None:
+        kind(issuer=self.party, issued_at=0, **fields)
+
 
 def serve_party(work: Work, party: str, folder: Path, connection: tuple[Any, ...], pipe: Connection) -> None:
     """Be one party: take phases from the pipe until it says stop."""

@@ -139,7 +139,7 @@ def spellings(values: Any) -> Iterator[bytes]:
 
 def test_both_runs_crossed_completely(recorded: Recorded, transcript: bytes) -> None:
     assert {envelope.run_id for envelope in recorded.crossed} == {1, 2}
-    assert {envelope.phase for envelope in recorded.crossed} == {"align", "prepare", "train"}
+    assert {envelope.phase for envelope in recorded.crossed} == {"align", "prepare", "train", "evaluate"}
     assert len(transcript) > 5_000_000
 
 

@@ -76,7 +76,7 @@ def test_a_replayed_envelope_ends_the_run(sender: str, step: str) -> None:
 
 
 def test_a_replay_of_the_last_envelope_is_never_read() -> None:
-    simulation = tiny(tamper=once("bank", "SealedProduct/2", lambda envelope: [envelope, envelope]))
+    simulation = tiny(tamper=once("bank", "ModelCommitment/0", lambda envelope: [envelope, envelope]))
     simulation.run()
     assert simulation.results() == ["bank", "registry", "tax"]
 

@@ -7,10 +7,12 @@ which each is sealed names its type and its index, so that a message can be open
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import re
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from fedshare.audit.commitments import EnvelopeTally
 from fedshare.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -52,10 +54,15 @@ class Transport(Protocol):
 
 
 class Channel:
-    """What a role sends and receives within one phase of a run."""
+    """What a role sends and receives within one phase of a run.
+
+    Attributes:
+        tally: what has passed, altered or not, for the audit log.
+    """
 
     def __init__(self, session: Session, transport: Transport, phase: str, timeout_seconds: float) -> None:
         self.session = session
+        self.tally = EnvelopeTally()
         self._transport = transport
         self._phase = phase
         self._timeout_seconds = timeout_seconds
@@ -65,6 +72,7 @@ class Channel:
         payload = message.SerializeToString()
         for envelope in self.session.seal(recipient, self._phase, _step(type(message), index), payload):
             self._transport.send(envelope)
+            self._count(type(message), recipient, "sent", envelope)
 
     def receive(self, sender: str, message_type: type[M], index: int = 0) -> M:
         """Return the next message of ``sender``, which must be of ``message_type`` and carry ``index``.
@@ -77,6 +85,7 @@ class Channel:
         payload = None
         while payload is None:
             envelope = self._transport.receive(sender, self._timeout_seconds)
+            self._count(message_type, sender, "received", envelope)
             payload = self.session.open(envelope, self._phase, _step(message_type, index))
         try:
             return message_type.FromString(payload)
@@ -85,6 +94,16 @@ class Channel:
                 f"the {message_type.DESCRIPTOR.name} of {sender} does not parse: both sides must run the code "
                 "that the contract names"
             ) from error
+
+    def _count(
+        self,
+        message_type: type[Message],
+        peer: str,
+        direction: Literal["sent", "received"],
+        envelope: Envelope,
+    ) -> None:
+        step = re.sub(r"(?<!^)(?=[A-Z])", "_", message_type.DESCRIPTOR.name).lower()
+        self.tally.add(step, peer, direction, envelope.to_wire().SerializeToString(deterministic=True))
 
 
 def _step(message_type: type[Message], index: int) -> str:

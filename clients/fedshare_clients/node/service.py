@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedshare.audit.statements import Refusal
+from fedshare.audit.statements import MAX_TOTALS, Envelopes, ModelManifest, Refusal
 from fedshare.contract.enforcement import verify_ready, verify_runs, verify_valid
 from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
 from fedshare.identity.session import PendingSession
@@ -24,6 +24,7 @@ from fedshare.identity.session import PendingSession
 from .channel import Channel
 from .feature_holder import FeatureHolder
 from .label_holder import LabelHolder
+from .manifest import announce, commit_result, public_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,8 @@ PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
 
 # Of the reason in an entry of the audit log.
 _MAX_REASON = 500
+# Every run trains from nothing: its model has no parents.
+_FIRST_VERSION = 1
 
 _log = logging.getLogger(__name__)
 
@@ -184,14 +187,35 @@ class NodeService:
         if run.session is None or run.transport is None:
             raise ProtocolError(f"phase {phase} came before the parties had introduced themselves")
         channel = Channel(run.session, run.transport, phase, self._platform.receive_timeout_seconds)
+        try:
+            reply = self._play(run_id, run, phase, channel)
+        except BaseException:
+            # What passed before it went wrong may show who is wrong; the cause must not be lost for it.
+            with suppress(FedshareError):
+                self._log_envelopes(run_id, run, phase, channel)
+            raise
+        self._log_envelopes(run_id, run, phase, channel)
+        run.done.append(phase)
+        return reply
+
+    def _play(self, run_id: int, run: _Run, phase: str, channel: Channel) -> dict[str, Any]:
         if phase == "align":
             run.role.align(channel)
         elif phase == "prepare":
             run.role.prepare(channel)
         elif phase == "train":
             run.role.train(channel)
-        run.done.append(phase)
-        return self._evaluate(run_id, run) if phase == "evaluate" else {}
+        else:
+            return self._evaluate(run_id, run, channel)
+        return {}
+
+    def _log_envelopes(self, run_id: int, run: _Run, phase: str, channel: Channel) -> None:
+        totals = channel.tally.totals()
+        for at in range(0, len(totals), MAX_TOTALS):
+            self._log_of_run(run_id, run, Envelopes, phase=phase, totals=totals[at : at + MAX_TOTALS])
+
+    def _log_of_run(self, run_id: int, run: _Run, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401
+        self._platform.log(kind, run_id=str(run_id), contract_digest=run.contract.digest(), **fields)
 
     def _hello(self, run_id: int, digest: str) -> bytes:
         """Check everything that can be checked before anything is computed, then introduce this party."""
@@ -249,7 +273,7 @@ class NodeService:
                 "contract_digest_differs", "the run changed its contract", party=self._platform.party
             )
 
-    def _evaluate(self, run_id: int, run: _Run) -> dict[str, Any]:
+    def _evaluate(self, run_id: int, run: _Run, channel: Channel) -> dict[str, Any]:
         result = run.role.result()
         customers = run.role.scored_customers() if isinstance(run.role, LabelHolder) else None
         transport = run.transport
@@ -257,11 +281,22 @@ class NodeService:
             "party": self._platform.party,
             "role": run.contract.party(self._platform.party).role,
             "contract_digest": run.contract.digest(),
-            "seconds": run.seconds,
+            "seconds": dict(run.seconds),
             "bytes_sent": transport.bytes_sent if transport else 0,
             "bytes_received": transport.bytes_received if transport else 0,
         }
+        result = commit_result(result, self._platform.randomness)
+        components, metrics = announce(
+            channel,
+            run.contract,
+            self._platform.party,
+            result["commitment"]["digest"],
+            public_metrics(run.contract, result),
+        )
         self._platform.save_result(run_id, result, customers)
+        self._log_of_run(
+            run_id, run, ModelManifest, version=_FIRST_VERSION, components=components, metrics=metrics
+        )
         if not run.contract.outputs.coordinator_metrics or "federated" not in result:
             return {}
         public = {name: result[name] for name in ("iterations", "federated", "bank_only")}

@@ -220,6 +220,19 @@ LEDGER: tuple[Leak, ...] = (
         needed="every bank goes on with the same total",
     ),
     Leak(
+        message="ModelCommitment",
+        fields=("commitment", "metrics"),
+        phase="evaluate",
+        sender="party",
+        recipient="party",
+        sealed=True,
+        feature_holder="where the contract shows metrics: the bank's metrics, which are in the audit log too",
+        label_holder="nothing: a commitment hides what it is to",
+        coordinator=_NOTHING,
+        auditor="that all parties pinned down the same model; the metrics where the contract shows them",
+        needed="nobody can keep another model than the one that all announced",
+    ),
+    Leak(
         message="Envelope",
         fields=("run_id", "phase", "step", "sender", "recipient", "sequence", "last", "ciphertext"),
         phase="",
@@ -332,6 +345,8 @@ def summarise(contract: Contract) -> str:
             [
                 "this contract, who approved it, when runs and phases began and how they ended",
                 "per phase and pair of parties the number and size of the messages, and a digest of them",
+                "that all parties pinned down the same model"
+                + ("; its metrics" if contract.outputs.coordinator_metrics else ""),
             ],
         )
     )

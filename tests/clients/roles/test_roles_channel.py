@@ -90,3 +90,30 @@ def test_a_reflected_message_is_refused(ends: Ends) -> None:
     pipe.envelopes.append(dataclasses.replace(sent, sender="tax", recipient="bank"))
     with pytest.raises(ProtocolError, match="does not authenticate"):
         bank.receive("tax", payload.RowTags)
+
+
+def test_both_ends_count_the_same_envelopes_chunk_by_chunk(ends: Ends) -> None:
+    bank, tax, _ = ends
+    tax.send("bank", payload.RowTags(tags=bytes(3 * CHUNK_BYTES)))
+    tax.send("bank", payload.RowTags(tags=b"more"), 1)
+    bank.receive("tax", payload.RowTags)
+    bank.receive("tax", payload.RowTags, 1)
+    (sent,), (received,) = tax.tally.totals(), bank.tally.totals()
+    assert (sent.step, sent.peer, sent.direction, sent.count) == ("row_tags", "bank", "sent", 5)
+    assert (received.peer, received.direction) == ("tax", "received")
+    assert (sent.count, sent.size_bytes, sent.digest) == (
+        received.count,
+        received.size_bytes,
+        received.digest,
+    )
+
+
+def test_an_envelope_that_was_altered_on_the_way_is_counted_as_it_came(ends: Ends) -> None:
+    bank, tax, pipe = ends
+    tax.send("bank", payload.RowTags(tags=b"t"))
+    altered = bytes([pipe.envelopes[0].ciphertext[0] ^ 1]) + pipe.envelopes[0].ciphertext[1:]
+    pipe.envelopes[0] = dataclasses.replace(pipe.envelopes[0], ciphertext=altered)
+    with pytest.raises(ProtocolError):
+        bank.receive("tax", payload.RowTags)
+    assert bank.tally.totals()[0].count == tax.tally.totals()[0].count
+    assert bank.tally.totals()[0].digest != tax.tally.totals()[0].digest

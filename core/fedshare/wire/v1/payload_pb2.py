@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"e\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"\x1d\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\"\x1a\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"e\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"\x1d\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\"\x1a\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\"\x96\x01\n\x0fModelCommitment\x12\x12\n\ncommitment\x18\x01 \x01(\x0c\x12?\n\x07metrics\x18\x02 \x03(\x0b\x32..fedshare.wire.v1.ModelCommitment.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedshare.wire.v1.payload_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._loaded_options = None
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_HELLO']._serialized_start=52
   _globals['_HELLO']._serialized_end=153
   _globals['_BLINDEDIDENTIFIERS']._serialized_start=155
@@ -53,4 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MASKEDVECTOR']._serialized_end=541
   _globals['_BANKTOTAL']._serialized_start=543
   _globals['_BANKTOTAL']._serialized_end=569
+  _globals['_MODELCOMMITMENT']._serialized_start=572
+  _globals['_MODELCOMMITMENT']._serialized_end=722
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_start=676
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_end=722
 # @@protoc_insertion_point(module_scope)

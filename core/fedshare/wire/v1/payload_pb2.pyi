@@ -307,3 +307,53 @@ class BankTotal(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelCommitment(message.Message):
+    """Every party to every other, after training: what it keeps of the model, pinned down and not shown. All
+    parties announce the same list of these in the audit log.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class MetricsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COMMITMENT_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    commitment: builtins.bytes
+    """HMAC-SHA256 of the sender's result under a nonce that it keeps, 32 bytes."""
+    @builtins.property
+    def metrics(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """From label holders, and only where the contract shows metrics: name to value with six decimals. The
+        recipient checks both.
+        """
+
+    def __init__(
+        self,
+        *,
+        commitment: builtins.bytes = ...,
+        metrics: abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["commitment", b"commitment", "metrics", b"metrics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
