@@ -1,0 +1,96 @@
+"""The budget of a node: what its runs have spent, and whether one more is affordable.
+
+Pure rules; the node's state folder stores the spendings and never takes one back. Two mechanisms have budgets of their own,
+because they protect different things:
+
+- ``labels``: the outcome of one customer in one label epoch, by randomised response. The flips of an epoch and an epsilon are
+  drawn once, so the same two cost once, however many runs use them.
+- ``network``: the presence of one customer of one bank, by noisy gradients. Every run costs; epsilon and delta add up over
+  runs (Dwork and Roth 2014, theorem 3.16).
+
+    >>> verify_affordable(spent, [Spending("network", "", 2.0, 1e-5)], limits, party="bank-a")
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from fedshare.errors import ParameterError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["MECHANISMS", "Amount", "Mechanism", "Spending", "spent_by", "verify_affordable"]
+
+Mechanism: TypeAlias = Literal["labels", "network"]
+MECHANISMS: tuple[Mechanism, ...] = ("labels", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A privacy loss: at most ``exp(epsilon)`` between neighbours, except with probability ``delta``."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one run takes.
+
+    Attributes:
+        mechanism: which budget it is taken from.
+        scope: the label epoch; empty for networks.
+        epsilon: finite, above 0.
+        delta: at least 0 and below 1; 0 for labels.
+    """
+
+    mechanism: Mechanism
+    scope: str
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no spending.
+
+        Raises:
+            ParameterError: an amount is outside its range.
+        """
+        most_delta = 0.0 if self.mechanism == "labels" else 1.0 - 2.0**-53
+        if not (0.0 < self.epsilon < math.inf and 0.0 <= self.delta <= most_delta):
+            raise ParameterError(
+                "expected a finite epsilon above 0 and a delta of at least 0 and below 1, 0 for labels"
+            )
+
+
+def spent_by(spendings: Iterable[Spending], mechanism: Mechanism) -> Amount:
+    """Return what all ``spendings`` of a mechanism come to."""
+    chosen = [each for each in spendings if each.mechanism == mechanism]
+    if mechanism == "labels":
+        # The same flips again tell nothing new.
+        chosen = list({(each.scope, each.epsilon): each for each in chosen}.values())
+    return Amount(math.fsum(each.epsilon for each in chosen), math.fsum(each.delta for each in chosen))
+
+
+def verify_affordable(
+    spent: Iterable[Spending], asked: Iterable[Spending], limits: Mapping[Mechanism, Amount], *, party: str
+) -> None:
+    """Check that the node's limits leave room for ``asked``.
+
+    Raises:
+        RefusedError: they do not; the code is ``privacy_budget_exceeded``.
+    """
+    before, wanted = list(spent), list(asked)
+    for mechanism in {each.mechanism for each in wanted}:
+        limit, after = limits[mechanism], spent_by([*before, *wanted], mechanism)
+        if after.epsilon > limit.epsilon or after.delta > limit.delta:
+            was = spent_by(before, mechanism)
+            raise RefusedError(
+                "privacy_budget_exceeded",
+                f"the privacy budget for {mechanism} would be at epsilon {after.epsilon:g}, delta {after.delta:g} "
+                f"after this run; it is at {was.epsilon:g}, {was.delta:g} now, and this node's limit is "
+                f"{limit.epsilon:g}, {limit.delta:g}",
+                party=party,
+            )
