@@ -1,0 +1,141 @@
+"""Which cells of a table of sums may be shown: none that says something about few customers, now or by comparison.
+
+A table has one cell per industry, or per region, and a total. Showing a total and all cells but one shows that one, so
+cells are left out in company (complementary suppression); and two answers at different times show their difference, so
+a cell is shown again only if enough customers changed in it, or none (differencing check). Cells left out appear as one
+sum, the rest. Decisions look at counts only, which are summed before any amount is.
+
+    >>> plan = plan_release(customers, minimum=30)
+    >>> later = plan_release(customers_now, minimum=30, earlier=[Earlier(plan, changed)])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedshare.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Earlier", "ReleasePlan", "plan_release"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReleasePlan:
+    """What is shown of a table.
+
+    Attributes:
+        shown: whether each cell is shown by itself, shape ``[C]``.
+        withheld: nothing is shown at all, not even the total.
+    """
+
+    shown: NDArray[np.bool_]
+    withheld: bool
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether any cell is left out."""
+        return not bool(self.shown.all())
+
+    def groups(self) -> NDArray[np.int64]:
+        """Return the group in whose sum each cell is: those shown in order, then one for the rest, shape ``[C]``."""
+        return np.where(self.shown, np.cumsum(self.shown) - 1, np.count_nonzero(self.shown)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Earlier:
+    """An answer given before.
+
+    Attributes:
+        plan: what it showed.
+        changed: customers of each cell who came, left or have another amount since, shape ``[C]``; one who moved
+            between two cells counts in both.
+    """
+
+    plan: ReleasePlan
+    changed: NDArray[np.int64]
+
+
+def plan_release(
+    customers: NDArray[np.int64], *, minimum: int, earlier: Sequence[Earlier] = ()
+) -> ReleasePlan:
+    """Return which cells to show.
+
+    Whatever is shown, the rest included, is about at least ``minimum`` customers or none; the rest has two cells with
+    customers or more; and of whatever both this answer and an earlier one add up, at least ``minimum`` customers changed or
+    none. Empty cells are shown, and hide nobody.
+
+    Args:
+        customers: of each cell, summed over all banks, shape ``[C]``.
+        minimum: the minimum cohort, at least 1.
+        earlier: every answer given before about the same cells.
+
+    Raises:
+        ParameterError: shapes differ, a count is negative, or the minimum is below 1.
+    """
+    for counts in (customers, *(each.changed for each in earlier)):
+        if counts.shape != customers.shape or counts.ndim != 1 or (counts < 0).any():
+            raise ParameterError(
+                f"expected {customers.shape} counts of at least 0, found shape {counts.shape}"
+            )
+    if minimum < 1:
+        raise ParameterError("the minimum cohort is at least 1")
+    shown = (customers == 0) | (customers >= minimum)
+    while True:
+        hidden = _first_problem(shown, customers, minimum, earlier)
+        if hidden is None:
+            return ReleasePlan(shown, withheld=False)
+        if not (hidden & shown).any():
+            return ReleasePlan(np.zeros_like(shown), withheld=True)
+        shown = shown & ~hidden
+
+
+def _first_problem(
+    shown: NDArray[np.bool_], customers: NDArray[np.int64], minimum: int, earlier: Sequence[Earlier]
+) -> NDArray[np.bool_] | None:
+    """Return cells to hide as well, none of them shown if that is no help, or None if all is well."""
+    rest = ~shown & (customers > 0)
+    if rest.any() and not _is_safe_rest(rest, customers, minimum):
+        return _next_smallest(shown, customers)
+    for answer in earlier:
+        if answer.plan.withheld:
+            continue
+        for union in _common_unions(answer.plan.shown, shown):
+            if 0 < int(answer.changed[union].sum()) < minimum:
+                # The union joins the rest; if it is the rest already, another cell does.
+                return union if (union & shown).any() else _next_smallest(shown, customers)
+    return None
+
+
+def _is_safe_rest(rest: NDArray[np.bool_], customers: NDArray[np.int64], minimum: int) -> bool:
+    """Whether the sum of the rest says little about each cell; a rest of everything is the total and only needs size."""
+    cells = int(np.count_nonzero(rest))
+    return int(customers[rest].sum()) >= minimum and (cells >= 2 or cells == np.count_nonzero(customers))
+
+
+def _next_smallest(shown: NDArray[np.bool_], customers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the shown cell with fewest customers; no cell if none with customers is shown."""
+    chosen = np.zeros_like(shown)
+    candidates = np.flatnonzero(shown & (customers > 0))
+    if candidates.size:
+        chosen[candidates[np.argmin(customers[candidates])]] = True
+    return chosen
+
+
+def _common_unions(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Yield the smallest sets of cells whose sum follows from either answer."""
+    for cell in np.flatnonzero(before & now):
+        yield np.arange(len(now)) == cell
+    old_rest, new_rest = ~before, ~now
+    if (old_rest & new_rest).any():
+        yield old_rest | new_rest
+        return
+    for rest in (old_rest, new_rest):
+        if rest.any():
+            yield rest

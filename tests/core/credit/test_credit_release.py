@@ -1,0 +1,118 @@
+"""What may be shown never isolates few customers: by subtraction from a total, or from an earlier answer."""
+
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedshare.credit.release import Earlier, plan_release
+from fedshare.errors import ParameterError
+
+MINIMUM = 10
+tables = st.lists(st.integers(0, 25), min_size=1, max_size=7).map(np.array)
+
+
+def known_sets(plan):
+    """Return every set of cells whose sum an outsider can work out from one answer, as frozensets."""
+    if plan.withheld:
+        return set()
+    blocks = [frozenset([cell]) for cell in np.flatnonzero(plan.shown).tolist()]
+    if plan.has_rest:
+        blocks.append(frozenset(np.flatnonzero(~plan.shown).tolist()))
+    chosen = chain.from_iterable(combinations(blocks, size) for size in range(1, len(blocks) + 1))
+    return {frozenset().union(*each) for each in chosen}
+
+
+@given(tables)
+def test_every_sum_that_can_be_worked_out_is_about_the_minimum_cohort_or_nobody(customers):
+    for cells in known_sets(plan_release(customers, minimum=MINIMUM)):
+        assert customers[list(cells)].sum() >= MINIMUM or customers[list(cells)].sum() == 0
+
+
+@given(tables)
+def test_no_cell_is_hidden_alone(customers):
+    plan = plan_release(customers, minimum=MINIMUM)
+    hidden = ~plan.shown & (customers > 0)
+    assert plan.withheld or np.count_nonzero(hidden) != 1 or np.count_nonzero(customers) == 1
+
+
+@given(tables)
+def test_large_cells_are_all_shown(customers):
+    assert plan_release(customers + MINIMUM, minimum=MINIMUM).shown.all()
+
+
+@given(tables, st.data())
+def test_no_difference_of_two_answers_is_about_fewer_than_the_minimum_cohort(customers, data):
+    history, current = [], customers
+    for _ in range(3):
+        plan = plan_release(current, minimum=MINIMUM, earlier=history)
+        for answer in history:
+            for cells in known_sets(plan) & known_sets(answer.plan):
+                changed = int(answer.changed[list(cells)].sum())
+                assert changed == 0 or changed >= MINIMUM
+        # Customers come; all earlier answers see them as changes.
+        change = np.array(
+            data.draw(st.lists(st.integers(0, 14), min_size=len(current), max_size=len(current)))
+        )
+        history = [
+            Earlier(each.plan, each.changed + change) for each in [*history, Earlier(plan, 0 * change)]
+        ]
+        current = current + change
+
+
+def test_the_only_thin_cell_takes_the_next_smallest_with_it():
+    plan = plan_release(np.array([50, 3, 40, 12]), minimum=MINIMUM)
+    assert plan.shown.tolist() == [True, False, True, False]
+    assert plan.groups().tolist() == [0, 2, 1, 2]
+
+
+def test_empty_cells_are_shown_and_hide_nobody():
+    assert plan_release(np.array([50, 3, 0, 12]), minimum=MINIMUM).shown.tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_rest_of_too_few_grows_until_it_is_large_enough():
+    assert plan_release(np.array([2, 3, 11, 90]), minimum=MINIMUM).shown.tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_one_new_customer_hides_the_cell_that_showed_it():
+    before = plan_release(np.array([50, 40, 60]), minimum=MINIMUM)
+    now = plan_release(
+        np.array([51, 55, 72]), minimum=MINIMUM, earlier=[Earlier(before, np.array([1, 15, 12]))]
+    )
+    assert now.shown.tolist() == [False, False, True]
+
+
+def test_one_new_customer_in_a_table_without_other_changes_withholds_everything():
+    before = plan_release(np.array([50, 40]), minimum=MINIMUM)
+    assert plan_release(
+        np.array([51, 40]), minimum=MINIMUM, earlier=[Earlier(before, np.array([1, 0]))]
+    ).withheld
+
+
+def test_fewer_customers_than_the_minimum_are_withheld():
+    assert plan_release(np.array([3, 2]), minimum=MINIMUM).withheld
+
+
+@pytest.mark.parametrize(
+    ("customers", "minimum", "earlier"),
+    [
+        ([1, -1], 1, []),
+        ([1, 2], 0, []),
+        ([1, 2], 1, [Earlier(plan_release(np.array([5]), minimum=1), np.array([0]))]),
+    ],
+)
+def test_impossible_counts_are_refused(customers, minimum, earlier):
+    with pytest.raises(ParameterError):
+        plan_release(np.array(customers), minimum=minimum, earlier=earlier)
