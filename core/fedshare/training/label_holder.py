@@ -1,4 +1,7 @@
-"""A label holder's side of training: the exact minimum over all that the holders have released."""
+"""The bank that drives the search: the minimum over all that the holders have released.
+
+It is the only bank, or the leading one of several, which minimises the loss of all banks' customers.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit
 
-from fedshare.errors import DataError, ParameterError, ProtocolError
+from fedshare.errors import ProtocolError
 
+from .customers import Customers, Evaluation
 from .newton import minimise
 from .objective import SpanObjective
-from .onehot import OneHotMatrix
 from .penalty import monotone_cone, penalty_matrix
+from .pooled import PooledLoss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedshare.credit.bins import Design
 
+    from .newton import ConvexFunction
     from .penalty import ModelSettings
+    from .pooled import Banks
 
 __all__ = ["LabelHolderModel", "Step"]
 
 # How exactly each subspace is minimised, as a share of the decrease at which training stops.
 _PRECISION = 1e-4
+# The same where every evaluation is a round of messages between banks.
+_PRECISION_BETWEEN_BANKS = 1e-2
 # Solves in a row without progress before training stops: one weak direction is no sign of convergence.
 _CALM_STEPS = 2
 
@@ -53,8 +60,8 @@ class Step:
     reason: str
 
 
-class LabelHolderModel:
-    """One bank's customers, its own weights and the combination of the holders' directions."""
+class LabelHolderModel(Customers):
+    """One bank's customers, the weights of its own bins and the combination of the holders' directions."""
 
     def __init__(
         self,
@@ -65,8 +72,10 @@ class LabelHolderModel:
         settings: ModelSettings,
         *,
         cone: bool = False,
+        personal_intercept: bool = False,
+        banks: Banks | None = None,
     ) -> None:
-        """Prepare the model; call ``solve`` for the bank's own optimum before any direction.
+        """Prepare the model; call ``solve`` for the optimum of the own columns before any direction.
 
         Args:
             labels: 0 or 1 per customer, shape ``[c]``.
@@ -76,62 +85,26 @@ class LabelHolderModel:
             settings: the contract's model.
             cone: whether any holder's column in the contract is monotone, so that coefficients must not be
                 negative.
+            personal_intercept: whether every bank has an intercept of its own.
+            banks: all banks, if there are several and this one leads.
 
         Raises:
             DataError: a label is not 0 or 1, or the training customers have one outcome only.
             ParameterError: shapes differ, a weight is not finite and at least 0, or the penalty is refused.
         """
-        outcome = np.asarray(labels, dtype=np.float64)
-        weight = np.asarray(weights, dtype=np.float64)
-        mask = np.asarray(training, dtype=np.bool_)
-        if not len(outcome) == len(weight) == len(mask) == len(design.codes):
-            raise ParameterError(
-                f"labels, weights, training and rows must be as many: found {len(outcome)}, {len(weight)}, "
-                f"{len(mask)} and {len(design.codes)}"
-            )
-        if not (np.isfinite(weight).all() and (weight >= 0).all()):
-            raise ParameterError("customer weights must be finite and at least 0")
-        if not ((outcome == 0) | (outcome == 1)).all():
-            raise DataError("a label must be 0 or 1")
-        if len(np.unique(outcome[mask & (weight > 0)])) < 2:
-            raise DataError("the training customers need both outcomes, 0 and 1; found one")
-        self._labels, self._weights, self._training = outcome, weight, mask
-        self._settings, self._cone = settings, cone
-        self._matrix = OneHotMatrix(design.codes, design.width)
+        super().__init__(labels, weights, design, training, personal_intercept=personal_intercept)
+        self._settings, self._cone, self._banks = settings, cone, banks
         self._own_cone = monotone_cone(design)
         self._penalty = penalty_matrix(design, settings)
-        self._directions = np.empty((len(outcome), 0))
         self._direction_penalty = np.empty((0, 0))
-        self._variables = np.zeros(design.width + 1)
-        self._variables[-1] = _log_odds(outcome[mask], weight[mask])
+        self._totals = banks.totals if banks else self.totals()
+        self._variables = np.zeros(self.point_size)
+        if not personal_intercept:
+            defaults = self._totals.default_weight
+            self._variables[-1] = np.log(defaults / (self._totals.training_weight - defaults))
         self._objectives: list[float] = []
         self._holdout_losses: list[float] = []
         self._best = self._variables
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        """The combination of the holders' directions, shape ``[t]``."""
-        return self._variables[: self._directions.shape[1]].copy()
-
-    @property
-    def own_weights(self) -> NDArray[np.float64]:
-        """The weight of each own bin, shape ``[m]``."""
-        weights: NDArray[np.float64] = self._own_cone.basis @ self._variables[self._directions.shape[1] : -1]
-        return weights
-
-    @property
-    def intercept(self) -> float:
-        """The log-odds of a customer before any bin."""
-        return float(self._variables[-1])
-
-    def scores(self) -> NDArray[np.float64]:
-        """Return the log-odds of default of every customer, held-out ones too, shape ``[c]``."""
-        return self._directions @ self.coefficients + self._matrix.times(self.own_weights) + self.intercept
-
-    def residual(self) -> NDArray[np.float64]:
-        """Return w(p - y) per customer, shape ``[c]``: zero if held out, else below the weight in size."""
-        residual: NDArray[np.float64] = self._weights * (expit(self.scores()) - self._labels)
-        return np.where(self._training, residual, 0.0)
 
     def add_direction(self, scores: NDArray[np.float64], penalty_row: NDArray[np.float64]) -> None:
         """Take the holders' next direction into the search.
@@ -144,15 +117,10 @@ class LabelHolderModel:
         Raises:
             ProtocolError: a shape is wrong or a number not finite.
         """
-        count = self._directions.shape[1]
-        if scores.shape != self._labels.shape or penalty_row.shape != (count + 1,):
-            raise ProtocolError(
-                f"expected {len(self._labels)} scores and {count + 1} penalties, found {scores.shape} and "
-                f"{penalty_row.shape}"
-            )
-        if not (np.isfinite(scores).all() and np.isfinite(penalty_row).all()):
-            raise ProtocolError("the holders' direction is not finite")
-        self._directions = np.column_stack([self._directions, scores])
+        count = self.direction_count
+        if penalty_row.shape != (count + 1,) or not np.isfinite(penalty_row).all():
+            raise ProtocolError(f"expected {count + 1} finite penalties, found {penalty_row.shape}")
+        self.add_scores(scores)
         grown = np.empty((count + 1, count + 1))
         grown[:count, :count] = self._direction_penalty
         grown[count, :] = grown[:, count] = penalty_row
@@ -161,46 +129,48 @@ class LabelHolderModel:
 
     def solve(self) -> Step:
         """Minimise over directions, own weights and intercept together, and say whether to go on."""
-        train = self._training
-        objective = SpanObjective(
-            labels=self._labels[train],
-            weights=self._weights[train],
-            directions=self._directions[train],
-            direction_penalty=self._direction_penalty,
-            matrix=OneHotMatrix(np.ascontiguousarray(self._matrix.codes[train]), self._matrix.width),
-            basis=self._own_cone.basis,
-            penalty=self._penalty,
-        )
-        total = float(self._weights[train].sum())
-        bounded = np.concatenate(
-            [np.full(self._directions.shape[1], self._cone), self._own_cone.nonnegative, [False]]
-        )
-        precision = _PRECISION * max(self._settings.tolerance, 1e-12) * total
+        loss = self._loss()
+        objective = SpanObjective(loss, self._direction_penalty, self._own_cone.basis, self._penalty)
+        bounded = np.zeros(len(self._variables), dtype=np.bool_)
+        bounded[: self.direction_count] = self._cone
+        bounded[self.direction_count : self.direction_count + len(self._penalty)] = self._own_cone.nonnegative
+        share = _PRECISION if self._banks is None else _PRECISION_BETWEEN_BANKS
+        total = self._totals.training_weight
+        precision = share * max(self._settings.tolerance, 1e-12) * total
         self._variables = minimise(objective, self._variables, bounded, precision)
         self._objectives.append(objective.value(self._variables) / total)
-        holdout_loss = self._loss(~train)
-        self._holdout_losses.append(np.inf if holdout_loss is None else holdout_loss)
+        found = self._found(loss, objective.plain(self._variables))
+        self._holdout_losses.append(self._holdout_mean(found))
         if self._holdout_losses[-1] <= min(self._holdout_losses):
             self._best = self._variables
         reason = self._stop_reason()
         if reason == "held-out loss":
             self._return_to_best()
+            found = self._found(loss, objective.plain(self._variables))
+        self.move_to(objective.plain(self._variables))
+        holdout_loss = self._holdout_mean(found)
         return Step(
             coefficients=self.coefficients,
             objective=self._objectives[-1],
-            train_loss=self._loss(train) or 0.0,
-            holdout_loss=self._loss(~train),
+            train_loss=found.training / total,
+            holdout_loss=holdout_loss if np.isfinite(holdout_loss) else None,
             stop=bool(reason),
             reason=reason or "improving",
         )
 
-    def _loss(self, rows: NDArray[np.bool_]) -> float | None:
-        """Return the mean weighted log loss of some customers, ``None`` if they have no weight."""
-        weight = self._weights[rows]
-        if not weight.sum() > 0:
-            return None
-        scores = self.scores()[rows]
-        return float(weight @ (np.logaddexp(0.0, scores) - self._labels[rows] * scores) / weight.sum())
+    def _loss(self) -> ConvexFunction:
+        own = self.training_loss()
+        if self._banks is None:
+            return own
+        return PooledLoss(self._banks, own, self.totals(), self.direction_count)
+
+    def _found(self, loss: ConvexFunction, point: NDArray[np.float64]) -> Evaluation:
+        return loss.evaluate(point) if isinstance(loss, PooledLoss) else self.evaluate(point)
+
+    def _holdout_mean(self, found: Evaluation) -> float:
+        """Return the mean held-out loss, infinite if no customer with weight is held out."""
+        weight = self._totals.holdout_weight
+        return found.holdout / weight if weight > 0.0 else np.inf
 
     def _stop_reason(self) -> str:
         """Return why training ends now, empty if it goes on."""
@@ -218,11 +188,5 @@ class LabelHolderModel:
     def _return_to_best(self) -> None:
         """Go back to the variables with the lowest held-out loss; directions that came later get zero."""
         later = len(self._variables) - len(self._best)
-        at = self._directions.shape[1] - later
+        at = self.direction_count - later
         self._variables = np.insert(self._best, [at] * later, 0.0)
-
-
-def _log_odds(labels: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Return the log-odds of the weighted default rate."""
-    positive = float(weights @ labels)
-    return float(np.log(positive / (float(weights.sum()) - positive)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedshare.credit.bins import ColumnBins, Design
+from fedshare.training.customers import Customers, Evaluation, Totals
 from fedshare.training.scorecard import HolderBlock, LabelHolderModel
 
 
@@ -67,6 +68,87 @@ def train_plain(economy, settings, *, cone=False):
     for block in blocks:
         block.combine(steps[-1].coefficients)
     return model, blocks, steps
+
+
+class PlainBanks:
+    """All banks together, as the first of them reaches them: sums of vectors, in the clear."""
+
+    def __init__(self, others):
+        self.others = others
+        self.asked = 0
+        self.leader = None
+        self.totals = None
+
+    def evaluate(self, point):
+        self.asked += 1
+        vectors = [bank.evaluate(point).to_vector() for bank in (self.leader, *self.others)]
+        return Evaluation.from_vector(sum(vectors))
+
+
+class _Leader(LabelHolderModel):
+    """A leading bank that adds its own totals to those of the others before it starts."""
+
+    def __init__(self, banks, *arguments, **settings):
+        own = Customers(*arguments[:4]).totals().to_vector()
+        banks.totals = Totals.from_vector(own + sum(bank.totals().to_vector() for bank in banks.others))
+        banks.leader = self
+        super().__init__(*arguments, banks=banks, **settings)
+
+
+def train_banks(economy, settings, parts, *, cone=False, personal_intercept=False):
+    """Train with the customers cut into ``parts`` (arrays of their positions); the first part leads.
+
+    Returns:
+        every bank's customers, the holders' blocks, every step and how often the leader asked.
+    """
+
+    def of(part):
+        return (
+            economy.labels[part],
+            economy.weights[part],
+            economy.bank.take(part),
+            economy.training[part],
+        )
+
+    others = [Customers(*of(part), personal_intercept=personal_intercept) for part in parts[1:]]
+    banks = PlainBanks(others)
+    leader = _Leader(banks, *of(parts[0]), settings, cone=cone, personal_intercept=personal_intercept)
+    ones = np.zeros(len(economy.holders[0].codes))
+    ones[economy.rows] = economy.training
+    blocks = [HolderBlock(design, totals(design, ones), settings, cone=cone) for design in economy.holders]
+    steps = []
+    while True:
+        steps.append(leader.solve())
+        for bank in others:
+            bank.move_to(leader._point)
+        for block in blocks:
+            block.combine(steps[-1].coefficients)
+        if steps[-1].stop:
+            return [leader, *others], blocks, steps, banks.asked
+        residual = np.zeros(len(ones))
+        for bank, part in zip([leader, *others], parts, strict=True):
+            residual[economy.rows[part]] = bank.residual()
+        vectors = [
+            block.direction(totals(design, residual))
+            for block, design in zip(blocks, economy.holders, strict=True)
+        ]
+        scores = sum(block.scores(vector) for block, vector in zip(blocks, vectors, strict=True))
+        leader.add_direction(scores[economy.rows[parts[0]]], sum(block.penalty_row() for block in blocks))
+        for bank, part in zip(others, parts[1:], strict=True):
+            bank.add_scores(scores[economy.rows[part]])
+
+
+def unequal(labels, count, seed=0):
+    """Return positions cut into ``count`` parts of unequal size and default rate, both outcomes in each."""
+    rng = np.random.default_rng(seed)
+    parts = [[] for _ in range(count)]
+    for outcome in (0.0, 1.0):
+        rows = rng.permutation(np.flatnonzero(labels == outcome))
+        share = rng.dirichlet(np.full(count, 3.0)) * 0.7 + 0.3 / count
+        cuts = np.floor(np.cumsum(share)[:-1] * len(rows)).astype(int)
+        for part, piece in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]
 
 
 def totals(design, values):
