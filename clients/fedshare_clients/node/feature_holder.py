@@ -205,6 +205,7 @@ class FeatureHolder:
             "rows": len(self._identifiers),
             "bins": self._design.to_dict(),
             "weights": self._block.weights.tolist(),
+            "counts": self._counts.tolist(),
             "neutral": neutral_weights(self._block.weights, self._counts, self._design.offsets).tolist(),
         }
 

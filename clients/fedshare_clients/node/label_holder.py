@@ -185,6 +185,7 @@ class LabelHolder:
         counts = np.bincount(codes.ravel(), minlength=self._design.width).astype(np.float64)
         return {
             "weights": model.own_weights.tolist(),
+            "counts": counts.tolist(),
             "neutral": neutral_weights(model.own_weights, counts, self._design.offsets).tolist(),
             "intercept": float(model.intercept),
         }
@@ -192,7 +193,8 @@ class LabelHolder:
     def scored_customers(self) -> dict[str, Any]:
         """Return what a report on the aligned customers needs, for this bank's own files.
 
-        ``score`` is the federated model's and ``bank_only`` that of the own columns alone, both log-odds of default.
+        ``score`` is the federated model's, ``own_part`` what the own columns add to it, and ``bank_only`` the score of the
+        model that the own columns alone give; all are log-odds of default.
         """
         return {
             "identifier": [identifier.decode() for identifier in self._aligned.identifiers],
@@ -200,6 +202,7 @@ class LabelHolder:
             "label": self._aligned.label,
             "weight": self._aligned.weight,
             "score": self._model.scores(),
+            "own_part": self._model.own_weights[self._design.codes].sum(axis=1),
             "bank_only": self._own_model.scores(),
         }
 

@@ -115,6 +115,7 @@ class _Run:
     role: FeatureHolder | LabelHolder
     pending: PendingSession
     report: ProgressSink
+    data_digest: str = ""
     transport: Transport | None = None
     session: Session | None = None
     done: list[str] = field(default_factory=list)
@@ -249,7 +250,9 @@ class NodeService:
         with self._lock:
             self._verify_new(run_id)
             self._known.add(run_id)
-            self._runs[run_id] = _Run(contract, role, pending, report, done=["hello"])
+            self._runs[run_id] = _Run(
+                contract, role, pending, report, data_digest=table.digest(), done=["hello"]
+            )
         return pending.hello
 
     def _count_run(self, contract: Contract, number: int) -> None:
@@ -281,6 +284,7 @@ class NodeService:
             "party": self._platform.party,
             "role": run.contract.party(self._platform.party).role,
             "contract_digest": run.contract.digest(),
+            "data_digest": run.data_digest,
             "seconds": dict(run.seconds),
             "bytes_sent": transport.bytes_sent if transport else 0,
             "bytes_received": transport.bytes_received if transport else 0,

@@ -10,6 +10,7 @@ from node_rows import CODES, WRONG_CODE, good_rows
 
 from fedshare.errors import DataError
 from fedshare_clients.node.data import inspect, load
+from fedshare_clients.node.data.table import Table
 
 
 def refused(config, *, field, row=None):
@@ -144,3 +145,25 @@ def test_all_problems_are_found_at_once(write):
     assert {problem.field for problem in inspection.problems} == {"code", "sales", "grade", "bad", "exposure"}
     assert inspection.table is None
     assert inspection.rows == 4
+
+
+def test_the_digest_of_a_table_changes_with_any_cell_and_with_nothing_else():
+    def table(**changes):
+        parts = {
+            "identifiers": [b"a", b"bc"],
+            "columns": {"n": np.array([1.0, np.nan])},
+            "label": np.array([0.0, 1.0]),
+        }
+        parts["columns"]["c"] = np.array(["x", None], dtype=object)
+        return Table("source", **{**parts, **changes}).digest()
+
+    assert table() == table()
+    changed = [
+        table(identifiers=[b"ab", b"c"]),
+        table(label=np.array([1.0, 1.0])),
+        table(columns={"n": np.array([1.0, np.nan])}),
+        table(columns={"n": np.array([1.0, 2.0]), "c": np.array(["x", None], dtype=object)}),
+        table(columns={"n": np.array([1.0, np.nan]), "c": np.array(["x", ""], dtype=object)}),
+        table(weight=np.array([0.5, 1.0])),
+    ]
+    assert len({table(), *changed}) == 7
