@@ -23,7 +23,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedshare.errors import ConfigError, RunFailedError
-from fedshare_server.phases import Cause, Reply, Rounds
+from fedshare_server.phases import PHASES, SERVING_PHASES, Cause, Reply, Rounds
 from fedshare_server.storage import open_store
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ PHASE_SECONDS: Final[dict[str, float]] = {
     "prepare": 4 * 3600.0,
     "train": 24 * 3600.0,
     "evaluate": 3600.0,
+    "publish": 3600.0,
+    "serve": 300.0,  # to begin to serve; then the run stays in this phase
     "close": 30.0,
 }
 CONNECT_SECONDS: Final = 60.0
@@ -72,6 +74,9 @@ class RunStore(Protocol):
 
     def run_aborted(self, run_id: int) -> str | None:
         """Return why the run was ended by someone else."""
+
+    def run_completed(self, run_id: int) -> bool:
+        """Return whether the operator has ended a serving run."""
 
     def finish(self, run_id: int, status: str, reason: str = "") -> None:
         """Store how the run ended."""
@@ -121,14 +126,19 @@ def drive(
     run_id: int,
     contract_digest: str,
     *,
+    serves: bool = False,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     phase_seconds: Mapping[str, float] = PHASE_SECONDS,
 ) -> Cause | None:
-    """Move the run through its phases and return why it failed, or ``None`` if it is complete."""
+    """Move the run through its phases and return why it failed, or ``None`` if it is complete.
+
+    A run that ``serves`` stays in its phase ``serve`` until its record says that it is complete or aborted.
+    """
     store.open_run(run_id, contract_digest)
-    driver = _Driver(grid, store, run_id, Rounds(contract_digest, store.parties_of_run(run_id)), clock)
-    rounds = driver.rounds
+    phases = SERVING_PHASES if serves else PHASES
+    rounds = Rounds(contract_digest, store.parties_of_run(run_id), phases)
+    driver = _Driver(grid, store, run_id, rounds, clock)
     driver.connect(sleep)
     phase, deadline = "", 0.0
     while not rounds.is_over:
@@ -137,7 +147,7 @@ def drive(
             driver.announce()
         driver.send()
         driver.collect()
-        if rounds.phase == phase and clock() > deadline:
+        if rounds.phase == phase and not rounds.is_held and clock() > deadline:
             rounds.expire()
         if rounds.phase == phase and not rounds.is_over:
             sleep(POLL_SECONDS)
@@ -203,6 +213,9 @@ class _Driver:
             # The Exchange knew first: what nodes say afterwards are consequences, not the cause.
             self.rounds.fail(Cause("failed", "run_aborted", aborted))
             return
+        if self.rounds.is_held and self._store.run_completed(self._run_id):
+            self.rounds.release()
+            return
         for message in replies:
             party = self._party_by_message.pop(message.metadata.reply_to_message_id, None)
             if party is None or self.rounds.phase != phase:
@@ -266,7 +279,8 @@ def main(grid: Grid, context: Context) -> None:
         RunFailedError: the run did not complete; Flower then shows it as failed, with the cause.
     """
     digest = str(context.run_config.get("contract_digest", ""))
+    serves = bool(context.run_config.get("model_run", ""))
     store = open_store(os.environ[DATABASE_VARIABLE])
-    cause = drive(grid, store, context.run_id, digest)
+    cause = drive(grid, store, context.run_id, digest, serves=serves)
     if cause is not None:
         raise RunFailedError(str(cause))

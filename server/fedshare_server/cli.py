@@ -31,6 +31,7 @@ In this order:
   enrol              invite an institution
   contract draft     propose a contract for the institutions to sign
   train              train what every party has approved
+  serve              let the parties use the model, where the contract says how
 """
 
 
@@ -131,6 +132,17 @@ def _add_runs(
     train.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
     train.add_argument("--follow", action="store_true", help="show progress and exit as the run ends")
     train.set_defaults(command=commands_run.train)
+
+    serve = verbs.add_parser("serve", parents=[state], help="let the parties use a trained model")
+    serve.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
+    serve.add_argument(
+        "--model", type=int, metavar="RUN", help="its training run (default: the newest complete one)"
+    )
+    serve.set_defaults(command=commands_run.serve_model)
+
+    end = verbs.add_parser("end", parents=[state], help="end a serving run")
+    end.add_argument("run", type=int, metavar="RUN", help="its number")
+    end.set_defaults(command=commands_run.end)
 
     runs = verbs.add_parser("runs", parents=[state], help="list runs, newest first")
     runs.set_defaults(command=commands_run.runs)

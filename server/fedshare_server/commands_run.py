@@ -1,4 +1,4 @@
-"""The commands that run the coordinator and its trainings: ``run``, ``train``, ``runs``, ``logs``."""
+"""The commands that run the coordinator and its runs: ``run``, ``train``, ``serve``, ``end``, ``runs``, ``logs``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from fedshare_server.storage import ContractRecord, ProgressRecord, RunRecord, Store
     from fedshare_server.superlink import Superlink
 
-__all__ = ["follow", "logs", "run", "runs", "train"]
+__all__ = ["end", "follow", "logs", "run", "runs", "serve_model", "train"]
 
 _POLL_SECONDS = 1.0
+_SERVING = "serving"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,6 +61,60 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def serve_model(arguments: argparse.Namespace) -> int:
+    """Start a run in which the parties serve the model of a training run; return once they do."""
+    from fedshare_server.serve import superlink_of  # noqa: PLC0415  as above
+
+    with open_state(arguments.state) as state:
+        store = state.store
+        contract = store.resolve_contract(arguments.contract)
+        _require_approval(store, contract)
+        if parse_contract(contract.canonical).scoring is None:
+            raise RefusedError(
+                "scoring_not_agreed", f"contract {contract.name} has no section `scoring`: draft one that has"
+            )
+        model_run = arguments.model if arguments.model is not None else _latest_training(store, contract)
+        superlink = superlink_of(state)
+        run_id = superlink.start_run(contract.digest, model_run)
+        store.open_run(run_id, contract.digest)
+        store.add_event(_SERVING, f"serves the model of run {model_run}", run_id)
+        print(f"Run {run_id} of contract {contract.name} serves the model of run {model_run}.", flush=True)
+        record = follow(store, superlink, run_id, until="serve")
+    if record.status == "running":
+        print("Every party has been asked to serve; banks can score from now on.")
+        return 0
+    raise RunFailedError(f"run {run_id} {record.status}: {record.reason}")
+
+
+def end(arguments: argparse.Namespace) -> int:
+    """End a serving run in good order."""
+    with open_state(arguments.state) as state:
+        record = state.store.find_run(arguments.run)
+        if record is None or record.status != "running" or not _serves(state.store, arguments.run):
+            raise ConfigError(
+                f"run {arguments.run} is not a serving run under way: see `fedshare-server runs`"
+            )
+        state.store.finish(arguments.run, "completed", "ended by the operator")
+    print(f"Run {arguments.run} is ended; the parties close it within seconds.")
+    return 0
+
+
+def _latest_training(store: Store, contract: ContractRecord) -> int:
+    """Return the newest completed training run of a contract."""
+    for record in store.runs():
+        if (record.digest, record.status) == (contract.digest, "completed") and not _serves(
+            store, record.run_id
+        ):
+            return record.run_id
+    raise ConfigError(
+        f"contract {contract.name} has no completed training run: `fedshare-server train` first"
+    )
+
+
+def _serves(store: Store, run_id: int) -> bool:
+    return any(event.kind == _SERVING for event in store.events(run_id))
+
+
 def runs(arguments: argparse.Namespace) -> int:
     """List the runs, newest first."""
     with open_state(arguments.state) as state:
@@ -93,9 +148,14 @@ def logs(arguments: argparse.Namespace) -> int:
 
 
 def follow(
-    store: Store, superlink: Superlink, run_id: int, sleep: Callable[[float], None] = time.sleep
+    store: Store,
+    superlink: Superlink,
+    run_id: int,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    until: str | None = None,
 ) -> RunRecord:
-    """Print the progress of a run as it comes and return how the run ended.
+    """Print the progress of a run as it comes and return how the run ended, or that it is in the phase ``until``.
 
     A run whose ServerApp died without a word is ended here, with what Flower says about it.
     """
@@ -110,7 +170,7 @@ def follow(
         for progress in store.progress(run_id, after=seen):
             seen = progress.number
             print(_line(progress), flush=True)
-        if record.status != "running":
+        if record.status != "running" or record.phase == until:
             return record
         flower = superlink.run_status(run_id)
         if flower.startswith("finished"):

@@ -1,9 +1,11 @@
 """The rounds of a run as a state machine: what to ask whom, and what the answers lead to.
 
 Pure: no clock, no Flower, no database. ``fedshare_server.app`` does the sending, the waiting and the
-storing. A run goes through ``PHASES`` in order; a phase ends when every party of the contract has answered
-``ok``. The first refusal, failure, loss or abort is the *cause* and stays; after it only ``close`` is sent,
-with the cause as its reason, so that every party's run ends with the same sentence.
+storing. A run goes through its phases in order, ``PHASES`` if it trains and ``SERVING_PHASES`` if it serves a model
+that was trained; a phase ends when every party of the contract has answered ``ok``. A serving run then stays in its
+phase ``serve`` (``is_held``) until ``release``. The first refusal, failure, loss or abort is the *cause* and
+stays; after it only ``close`` is sent, with the cause as its reason, so that every party's run ends with the same
+sentence.
 
 Example::
 
@@ -22,9 +24,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["PHASES", "Cause", "Reply", "Request", "Rounds"]
+__all__ = ["PHASES", "SERVING_PHASES", "Cause", "Reply", "Request", "Rounds"]
 
 PHASES: Final = ("hello", "align", "prepare", "train", "evaluate", "close")
+SERVING_PHASES: Final = ("hello", "publish", "serve", "close")
 _STATUSES: Final = frozenset({"ok", "refused", "failed"})
 _MAX_TEXT: Final = 1000
 Value = str | bytes | list[bytes]
@@ -63,7 +66,7 @@ class Request:
     def to_record(self) -> dict[str, Value]:
         """Return the content of the Flower message."""
         record: dict[str, Value] = {"phase": self.phase, "contract_digest": self.contract_digest}
-        if self.phase == "align":
+        if self.hellos:
             record["hellos"] = list(self.hellos)
         if self.reason:
             record["reason"] = self.reason
@@ -104,20 +107,25 @@ class Rounds:
     Attributes:
         phase: the current phase.
         waiting: the parties whose answer to it is outstanding.
+        is_held: whether every party serves, until ``release``.
         cause: why the run failed, or ``None``.
         metrics: what parties let the coordinator see, by party.
     """
 
-    def __init__(self, contract_digest: str, parties: Iterable[str]) -> None:
+    def __init__(
+        self, contract_digest: str, parties: Iterable[str], phases: tuple[str, ...] = PHASES
+    ) -> None:
         self.parties: Final = tuple(sorted(parties))
+        self._phases: Final = phases
         self._digest = contract_digest
         self._hellos: dict[str, bytes] = {}
         self._lost: set[str] = set()
         self._begun = False
-        self.phase = PHASES[0]
+        self.phase = phases[0]
         self.waiting: set[str] = set(self.parties)
         self.cause: Cause | None = None
         self.metrics: dict[str, str] = {}
+        self.is_held = False
         self.is_over = False
 
     def begin(self) -> dict[str, Request]:
@@ -126,7 +134,7 @@ class Rounds:
             return {}
         self._begun = True
         reason = str(self.cause) if self.cause else ""
-        hellos = tuple(self._hellos[party] for party in self.parties) if self.phase == "align" else ()
+        hellos = tuple(self._hellos[party] for party in self.parties) if self.phase == self._phases[1] else ()
         request = Request(self.phase, self._digest, hellos, reason)
         return dict.fromkeys(sorted(self.waiting), request)
 
@@ -151,6 +159,11 @@ class Rounds:
             if reply.metrics:
                 self.metrics[party] = reply.metrics
             self._answered(party)
+
+    def release(self) -> None:
+        """End a serving run in good order."""
+        if self.is_held:
+            self._enter("close")
 
     def fail(self, cause: Cause) -> None:
         """End the run with ``cause`` unless it has one; what is left is to close it at every party."""
@@ -179,10 +192,12 @@ class Rounds:
             return
         if self.phase == "close":
             self.is_over = True
+        elif self.phase == "serve":
+            self.is_held = True
         else:
-            self._enter(PHASES[PHASES.index(self.phase) + 1])
+            self._enter(self._phases[self._phases.index(self.phase) + 1])
 
     def _enter(self, phase: str) -> None:
-        self.phase, self._begun = phase, False
+        self.phase, self._begun, self.is_held = phase, False, False
         self.waiting = set(self.parties) - self._lost
         self.is_over = not self.waiting

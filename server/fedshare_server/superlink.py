@@ -82,6 +82,7 @@ clientapp = "fedshare_clients.node.app:app"
 
 [tool.flwr.app.config]
 contract_digest = ""
+model_run = ""
 """
 _README: Final = "This bundle carries settings. The code is what each institution installed and reviewed.\n"
 
@@ -219,18 +220,23 @@ class Superlink:
                     return int(node.node_id)
             return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
 
-    def start_run(self, contract_digest: str) -> int:
+    def start_run(self, contract_digest: str, model_run: int | None = None) -> int:
         """Start a run of a contract and return its id.
+
+        Args:
+            contract_digest: of the contract.
+            model_run: the training run whose model is to be served; without it the run trains.
 
         Raises:
             UnavailableError: the SuperLink does not answer.
             ProtocolError: it does not take our bundle.
         """
-        return self._submit(build_bundle(), contract_digest)
+        return self._submit(build_bundle(), contract_digest, "" if model_run is None else str(model_run))
 
-    def _submit(self, bundle: bytes, contract_digest: str) -> int:
+    def _submit(self, bundle: bytes, contract_digest: str, model_run: str = "") -> int:
         request = StartRunRequest(fab=Fab(content=bundle))
         request.override_config["contract_digest"].string = contract_digest
+        request.override_config["model_run"].string = model_run
         with self._control() as control:
             response = control.StartRun(request)
         if not response.HasField("run_id") or not response.run_id:

@@ -7,6 +7,7 @@ nothing has checked the bundle then.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -17,12 +18,25 @@ from fedshare.errors import ProtocolError
 if TYPE_CHECKING:
     from flwr.app import Context
 
-__all__ = ["MESSAGE_TYPE", "PHASES", "PhaseHandler", "app", "handle"]
+__all__ = ["MESSAGE_TYPE", "PHASES", "PhaseHandler", "RunConfig", "app", "handle"]
 
 MESSAGE_TYPE: Final = "query.phase"
-PHASES: Final = frozenset({"hello", "align", "prepare", "train", "evaluate", "close"})
+PHASES: Final = frozenset({"hello", "align", "prepare", "train", "evaluate", "publish", "serve", "close"})
 _RECORD: Final = "fedshare"
 _FIELDS: Final = frozenset({"phase", "contract_digest", "hellos", "reason"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run is configured with.
+
+    Attributes:
+        contract_digest: the contract that it is under.
+        model_run: the training run whose model it serves; ``None`` if it trains.
+    """
+
+    contract_digest: str
+    model_run: int | None = None
 
 
 class PhaseHandler(Protocol):
@@ -32,19 +46,20 @@ class PhaseHandler(Protocol):
         """Return the reply to the coordinator's request; never raises."""
 
 
-def handle(message: Message, contract_digest: str, service: PhaseHandler) -> Message:
+def handle(message: Message, config: RunConfig, service: PhaseHandler) -> Message:
     """Return the reply to one message of the coordinator.
 
     Args:
         message: of type ``query.phase``, with a record ``fedshare``.
-        contract_digest: what the run's configuration, already checked, says; the message must say the same.
+        config: the run's configuration, already checked; the message must name the same contract.
         service: the institution's part.
     """
     try:
-        phase, content = _parse(message, contract_digest)
+        phase, content = _parse(message, config.contract_digest)
     except ProtocolError as error:
         reply: dict[str, Any] = {"status": "failed", "code": "malformed_request", "reason": str(error)}
     else:
+        content["model_run"] = config.model_run
         reply = service.handle_phase(message.metadata.run_id, phase, content)
     return Message(RecordDict({_RECORD: ConfigRecord(reply)}), reply_to=message)
 

@@ -8,7 +8,8 @@ executor reads the bundle as data, in memory, and
    ``README.md`` and Flower's own manifest;
 2. refuses one whose app table names other components, or whose table says anything else that we do not
    expect;
-3. refuses a run whose configuration says more than which contract is meant;
+3. refuses a run whose configuration says more than which contract is meant, and which training run's model if it is
+   to be served;
 4. hands the message to the *installed* ``fedshare_clients.node.app.handle``, in this process.
 
 A refusal goes back as an error reply that the ServerApp shows; see docs/adr/0001-executor-gate.md.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fedshare.errors import RefusedError, UnavailableError
 
 from ._flwr_runtime import Runtime, error_reply, require_supported_flwr
-from .app import handle
+from .app import RunConfig, handle
 from .supernode import SuperNode
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _PROJECT_TABLE: Final = frozenset(
     {"name", "version", "description", "readme", "license", "license-files", "requires-python"}
 )
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_MODEL_RUN: Final = re.compile(r"(?:[1-9][0-9]{0,19})?")
+_CONFIG: Final = frozenset({"contract_digest", "model_run"})
 _MAX_BUNDLE_BYTES: Final = 2**18
 _MAX_FILE_BYTES: Final = 2**18
 _POLL_SECONDS: Final = 0.1
@@ -127,16 +130,16 @@ def execute(task: Task, service: PhaseHandler) -> None:
     with task:
         request = task.pull()
         try:
-            digest = _pass_gate(request)
+            config = _pass_gate(request)
         except RefusedError as error:
             _log.error("run %d: refused before anything ran: %s", request.run_id, error)
             task.reply(error_reply(request.message, error.code, str(error)), failure=error.code)
             return
-        task.reply(handle(request.message, digest, service))
+        task.reply(handle(request.message, config, service))
 
 
-def _pass_gate(request: TaskInput) -> str:
-    """Return the contract digest that the run's configuration names."""
+def _pass_gate(request: TaskInput) -> RunConfig:
+    """Return the run's configuration."""
     verify_bundle(request.fab, request.fab_hash)
     return verify_run_config(request.run_config)
 
@@ -203,8 +206,11 @@ def _verify_table(table: dict[str, Any]) -> None:
     unknown = (app.keys() - _APP_TABLE) | (_table(table, "project").keys() - _PROJECT_TABLE)
     if unknown:
         raise _differs(f"its pyproject.toml says more than expected: {', '.join(sorted(unknown))[:100]}")
-    if _table(app, "config").keys() != {"contract_digest"}:
-        raise RefusedError("run_config_differs", "a bundle's configuration may name the contract_digest only")
+    if _table(app, "config").keys() != _CONFIG:
+        raise RefusedError(
+            "run_config_differs",
+            "a bundle's configuration names contract_digest and model_run and nothing else",
+        )
 
 
 def _table(table: dict[str, Any], name: str) -> dict[str, Any]:
@@ -214,23 +220,26 @@ def _table(table: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def verify_run_config(run_config: Mapping[str, object]) -> str:
-    """Return the contract digest, the only thing that a run may be configured with.
+def verify_run_config(run_config: Mapping[str, object]) -> RunConfig:
+    """Return the contract, and the training run whose model is served: all that a run may be configured with.
 
     Raises:
-        RefusedError: ``run_config_differs``: there is another key, or the value is no digest.
+        RefusedError: ``run_config_differs``: there is another key, or a value is no digest or no number.
     """
-    digest = run_config.get("contract_digest")
+    digest, model_run = run_config.get("contract_digest"), run_config.get("model_run")
     if (
-        run_config.keys() != {"contract_digest"}
+        run_config.keys() != _CONFIG
         or not isinstance(digest, str)
+        or not isinstance(model_run, str)
         or not _DIGEST.fullmatch(digest)
+        or not _MODEL_RUN.fullmatch(model_run)
     ):
         raise RefusedError(
             "run_config_differs",
-            "expected a run configuration with contract_digest, 64 hexadecimal digits, and nothing else",
+            "expected a run configuration with contract_digest, 64 hexadecimal digits, and model_run, empty or the "
+            "number of a training run, and nothing else",
         )
-    return digest
+    return RunConfig(digest, int(model_run) if model_run else None)
 
 
 def _differs(what: str) -> RefusedError:

@@ -67,6 +67,11 @@ class RunStore(Database):
             run = _get(session, run_id)
             return None if run.status in {"running", "completed"} else run.reason
 
+    def run_completed(self, run_id: int) -> bool:
+        """Return whether a run has been ended in good order."""
+        with self.transaction() as session:
+            return _get(session, run_id).status == "completed"
+
     def finish(self, run_id: int, status: str, reason: str = "") -> None:
         """Store how a run ended: ``completed``, ``refused`` or ``failed``; an earlier end stays."""
         with self.transaction() as session:

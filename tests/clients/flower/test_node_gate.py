@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedshare.errors import ConfigError, RefusedError
 from fedshare_clients.node._flwr_runtime import require_supported_flwr
+from fedshare_clients.node.app import RunConfig
 from fedshare_clients.node.executor import verify_bundle, verify_run_config
 
 PYPROJECT = """
@@ -27,6 +28,7 @@ serverapp = "fedshare_server.app:app"
 clientapp = "fedshare_clients.node.app:app"
 [tool.flwr.app.config]
 contract_digest = ""
+model_run = ""
 """
 README = "settings"
 DIGEST = "ab" * 32
@@ -138,19 +140,27 @@ def test_a_damaged_bundle_passes_unharmed_or_is_refused(place: int, value: int) 
         check(bytes(fab))
 
 
-def test_the_run_configuration_names_the_contract() -> None:
-    assert verify_run_config({"contract_digest": DIGEST}) == DIGEST
+def test_the_run_configuration_names_the_contract_and_the_model_that_is_served() -> None:
+    assert verify_run_config({"contract_digest": DIGEST, "model_run": ""}) == RunConfig(DIGEST)
+    served = verify_run_config({"contract_digest": DIGEST, "model_run": str(2**64 - 1)})
+    assert served == RunConfig(DIGEST, 2**64 - 1)
 
 
 @pytest.mark.parametrize(
     "config",
     [
         {},
-        {"contract_digest": ""},
-        {"contract_digest": DIGEST.upper()},
-        {"contract_digest": DIGEST + "\n"},
-        {"contract_digest": 7},
-        {"contract_digest": DIGEST, "table": "customers"},
+        {"contract_digest": DIGEST},
+        {"contract_digest": "", "model_run": ""},
+        {"contract_digest": DIGEST.upper(), "model_run": ""},
+        {"contract_digest": DIGEST + "\n", "model_run": ""},
+        {"contract_digest": 7, "model_run": ""},
+        {"contract_digest": DIGEST, "model_run": "", "table": "customers"},
+        {"contract_digest": DIGEST, "model_run": 7},
+        {"contract_digest": DIGEST, "model_run": "07"},
+        {"contract_digest": DIGEST, "model_run": "-1"},
+        {"contract_digest": DIGEST, "model_run": "7\n"},
+        {"contract_digest": DIGEST, "model_run": "1" * 21},
     ],
 )
 def test_a_run_configuration_that_says_anything_else_is_refused(config: dict[str, object]) -> None:

@@ -194,3 +194,43 @@ def test_runs_and_logs_say_what_happened(store: Store, run: int, capsys: pytest.
 def test_the_logs_of_an_unknown_run_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("logs", "7") == 2
     assert "there is no run 7" in capsys.readouterr().err
+
+
+def test_a_contract_without_scoring_is_not_served(
+    store: Store, digest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for party in ("tax", "bank-a"):
+        store.add_decision(digest, party, True, b"signed")
+    assert call("serve", "credit") == 4
+    assert "[scoring_not_agreed]" in capsys.readouterr().err
+
+
+def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "credit.yaml").write_text(yaml.safe_dump({**DRAFT, "scoring": {"quota": 10}}))
+    assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
+    (contract,) = store.contracts()
+    for party in ("tax", "bank-a"):
+        store.add_decision(contract.digest, party, True, b"signed")
+    store.open_run(5, contract.digest)
+    store.finish(5, "failed", "why")
+    store.open_run(6, contract.digest)
+    store.add_event("serving", "serves the model of run 4", 6)
+    store.finish(6, "completed")
+    assert call("serve", "credit") == 2
+    assert "no completed training run" in capsys.readouterr().err
+
+
+def test_a_serving_run_is_ended_in_good_order_and_a_training_run_is_not(
+    store: Store, run: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("end", str(run)) == 2
+    assert "not a serving run" in capsys.readouterr().err
+    store.add_event("serving", "serves the model of run 1", run)
+    assert call("end", str(run)) == 0
+    record = store.find_run(run)
+    assert record is not None
+    assert record.status == "completed"
+    assert store.run_completed(run)
+    assert call("end", str(run)) == 2

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedshare_server.app import CONNECT_SECONDS, PHASE_SECONDS, canonical_key, drive
-from fedshare_server.phases import PHASES
+from fedshare_server.phases import PHASES, SERVING_PHASES
 from fedshare_server.storage import PartyRecord
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class FakeNode:
 @dataclass
 class Store:
     aborted: str | None = None
+    holds: int = 0
+    looks: int = 0
     phases: list[str] = field(default_factory=list)
     ends: list[tuple[str, str]] = field(default_factory=list)
 
@@ -75,6 +77,10 @@ class Store:
 
     def run_aborted(self, run_id: int) -> str | None:
         return self.aborted
+
+    def run_completed(self, run_id: int) -> bool:
+        self.looks += 1
+        return self.looks > self.holds
 
     def finish(self, run_id: int, status: str, reason: str = "") -> None:
         self.ends.append((status, reason))
@@ -124,9 +130,9 @@ class FakeGrid:
         return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
 
 
-def run(grid: FakeGrid, store: Store, clock: Clock | None = None) -> str:
+def run(grid: FakeGrid, store: Store, clock: Clock | None = None, *, serves: bool = False) -> str:
     clock = clock or Clock()
-    cause = drive(grid, store, RUN, DIGEST, clock=clock, sleep=clock.sleep)
+    cause = drive(grid, store, RUN, DIGEST, serves=serves, clock=clock, sleep=clock.sleep)
     return "" if cause is None else str(cause)
 
 
@@ -136,6 +142,14 @@ def test_a_run_is_stored_phase_by_phase_and_completed() -> None:
     assert store.phases == list(PHASES)
     assert store.ends == [("completed", "")]
     assert sorted(grid.asked) == sorted((party, phase) for party in KEYS for phase in PHASES)
+
+
+def test_a_serving_run_is_held_beyond_every_deadline_until_the_operator_ends_it() -> None:
+    grid, store, clock = FakeGrid(), Store(holds=5000), Clock()
+    assert run(grid, store, clock, serves=True) == ""
+    assert clock.time - 1000 > PHASE_SECONDS["serve"]
+    assert store.phases == list(SERVING_PHASES)
+    assert sorted(grid.asked) == sorted((party, phase) for party in KEYS for phase in SERVING_PHASES)
 
 
 def test_metrics_that_a_party_shows_are_stored() -> None:

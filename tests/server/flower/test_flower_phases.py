@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedshare_server.phases import PHASES, Cause, Reply, Rounds
+from fedshare_server.phases import PHASES, SERVING_PHASES, Cause, Reply, Rounds
 
 PARTIES = ("bank", "court", "tax")
 DIGEST = "ab" * 32
@@ -164,3 +164,36 @@ def test_whatever_happens_phases_only_go_forward_and_the_cause_never_changes(
 def test_a_hostile_reply_never_raises(hello: object, reason: str) -> None:
     reply = Reply.from_record({"status": "ok", "hello": hello, "reason": reason, "metrics": hello})
     assert len(reply.reason) <= 1000
+
+
+def serving(phase: str = "serve") -> Rounds:
+    return through(Rounds(DIGEST, PARTIES, SERVING_PHASES), phase)
+
+
+def test_a_serving_run_carries_the_hellos_with_its_second_phase() -> None:
+    machine = Rounds(DIGEST, PARTIES, SERVING_PHASES)
+    machine.begin()
+    for party in PARTIES:
+        machine.accept(party, ok(party))
+    record = machine.begin()["tax"].to_record()
+    assert (record["phase"], len(record["hellos"])) == ("publish", 3)
+
+
+def test_a_serving_run_stays_in_its_phase_until_it_is_released() -> None:
+    machine = serving()
+    machine.release()
+    for party in PARTIES:
+        assert not machine.is_held
+        machine.accept(party, ok(party))
+    assert (machine.is_held, machine.phase, machine.begin()) == (True, "serve", {})
+    machine.release()
+    assert (machine.is_held, machine.phase, sorted(machine.begin())) == (False, "close", list(PARTIES))
+
+
+def test_a_serving_run_that_is_held_ends_with_the_first_cause() -> None:
+    machine = serving()
+    for party in PARTIES:
+        machine.accept(party, ok(party))
+    machine.fail(Cause("failed", "run_aborted", "party tax was lost"))
+    assert (machine.is_held, machine.phase) == (False, "close")
+    assert "party tax was lost" in machine.begin()["bank"].to_record()["reason"]
