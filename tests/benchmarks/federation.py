@@ -44,9 +44,11 @@ from fedshare.identity.certificates import (
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.sealed.randomness import Stream
 from fedshare_clients.node import service as node_service
-from fedshare_clients.node.config import NodeConfig
+from fedshare_clients.node.config import NodeConfig, PrivacyConfig
 from fedshare_clients.node.data import load
 from fedshare_clients.node.exchange import ExchangeClient
+from fedshare_clients.node.privacy import PrivacyAccount
+from fedshare_clients.node.state import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -261,6 +263,7 @@ class _Platform:
 
     def __post_init__(self) -> None:
         self.identity = self.work.identity(self.party)
+        self.privacy = PrivacyAccount(self.party, PrivacyConfig(), NodeState(self.folder), self.now)
 
     def now(self) -> datetime:
         return datetime.now(UTC)

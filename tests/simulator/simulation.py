@@ -25,7 +25,9 @@ from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.sealed.randomness import Stream
+from fedshare_clients.node.config import PrivacyConfig
 from fedshare_clients.node.data import Table
+from fedshare_clients.node.privacy import PrivacyAccount
 from fedshare_clients.node.service import PHASES, NodeService
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from fedshare.audit.statements import Statement
     from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
+    from fedshare.privacy.budget import Spending
     from fedshare_clients.node.progress import Progress
 
 CODE_DIGEST = "c0" * 32
@@ -99,6 +102,30 @@ class MemoryTransport:
         pass
 
 
+class MemoryBudget:
+    """What a state folder keeps for ``PrivacyAccount``."""
+
+    def __init__(self) -> None:
+        self.spendings: list[Spending] = []
+        self.pinned: dict[tuple[str, bytes], bytes] = {}
+
+    def label_key(self) -> bytes:
+        return bytes(range(32))
+
+    def privacy_spent(self) -> list[Spending]:
+        return list(self.spendings)
+
+    def spend_privacy(self, run_id: int, asked: list[Spending], verify: Any, now: datetime) -> None:
+        verify(list(self.spendings))
+        self.spendings += asked
+
+    def pin_outcomes(self, epoch: str, outcomes: Mapping[bytes, bytes]) -> int:
+        changed = sum(self.pinned.get((epoch, each), made) != made for each, made in outcomes.items())
+        if not changed:
+            self.pinned.update({(epoch, each): made for each, made in outcomes.items()})
+        return changed
+
+
 @dataclass
 class MemoryPlatform:
     """What a node's process would give its service."""
@@ -120,6 +147,12 @@ class MemoryPlatform:
     seen: list[Progress] = field(default_factory=list)
     spent: dict[tuple[str, str], int] = field(default_factory=dict)
     said: list[Statement] = field(default_factory=list)
+    budget: MemoryBudget = field(default_factory=MemoryBudget)
+    privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    @property
+    def privacy(self) -> PrivacyAccount:
+        return PrivacyAccount(self.party, self.privacy_config, self.budget, self.now)  # type: ignore[arg-type]
 
     def now(self) -> datetime:
         return self.time

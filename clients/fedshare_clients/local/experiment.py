@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
+from fedshare.contract.privacy import Privacy
 from fedshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Experiment(_Strict):
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
     outputs: Outputs = Outputs(coordinator_metrics=True)
     points: Points = Points()
+    privacy: Privacy = Privacy()
 
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
@@ -113,6 +115,7 @@ class Experiment(_Strict):
                 "minimum_cohort",
                 "outputs",
                 "points",
+                "privacy",
             },
         )
         return {**shared, "parties": parties, "max_runs": 1}

@@ -68,6 +68,7 @@ def build_report(
             for name, result in results.items()
         },
         "bank": bank,
+        "privacy": {name: result["privacy"] for name, result in results.items() if "privacy" in result},
         **metrics,
     }
     if centralised is not None:

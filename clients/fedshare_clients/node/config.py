@@ -35,6 +35,7 @@ __all__ = [
     "DataConfig",
     "LimitsConfig",
     "NodeConfig",
+    "PrivacyConfig",
     "load_config",
     "parse_config",
 ]
@@ -180,6 +181,17 @@ class LimitsConfig(_Strict):
     """More rows than this are refused."""
 
 
+class PrivacyConfig(_Strict):
+    """Label holders: what all runs of all contracts together may take of its customers' privacy."""
+
+    label_epoch: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "1"
+    """Which outcome ``data.label`` is. The noise on an outcome is drawn once per epoch: name a new one when outcomes are
+    determined anew, a year later for example."""
+
+    label_epsilon: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """Most epsilon that one customer's outcomes may lose, over all epochs."""
+
+
 class NodeConfig(_Strict):
     """One institution's node."""
 
@@ -202,6 +214,8 @@ class NodeConfig(_Strict):
     the state folder counts."""
 
     limits: LimitsConfig = LimitsConfig()
+
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:

@@ -15,6 +15,7 @@ from fedshare.contract.enforcement import verify_quota
 from fedshare.credit.bins import fit_design
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import ProtocolError
+from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
     HolderMask,
     OneHot,
@@ -98,6 +99,7 @@ class FeatureHolder:
         self._randomness = randomness
         self._report = report
         self._spend = spend
+        self._residual_bound = label_bound(contract.label_epsilon())
         # Before the rows change places, so that an error names the row as it is stored.
         design = fit_design(table, contract.party(party).columns, contract.minimum_cohort, party=party)
         # Banks see the order of the rows: a fresh random one says nothing about how they are stored here.
@@ -235,7 +237,7 @@ class FeatureHolder:
                 unpack_words(message.share, columns.columns, f"share of {bank}"),
                 self._masks[bank].pop(0),
             )
-        return decode(total, scale_bits(columns.rows * len(self._banks), 1, 1.0))
+        return decode(total, scale_bits(columns.rows * len(self._banks), 1, self._residual_bound))
 
     def _release(self, channel: Channel, iteration: int, scores: NDArray[np.float64]) -> None:
         """Seal the partial scores of all rows and send them to every bank, with the penalty of the direction."""

@@ -16,6 +16,7 @@ from fedshare.credit.bins import fit_design
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
+from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
     OfferedSecret,
     PreparedSecret,
@@ -34,6 +35,8 @@ from .progress import Progress
 from .words import decode_fixed, pack_words, unpack_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
@@ -57,8 +60,11 @@ class LabelHolder:
         holdout_seed: bytes,
         randomness: Randomness,
         report: ProgressSink,
+        outcomes: Callable[[Table], NDArray[np.float64]],
     ) -> None:
         """Take the customers.
+
+        ``outcomes`` returns what training uses of the labels of a table: with label privacy, debiased noisy ones.
 
         Raises:
             DataError: a weight is not above 0 and at most 1, which the fixed-point range of a sealed product is made for.
@@ -78,6 +84,8 @@ class LabelHolder:
         self._holdout_seed = holdout_seed
         self._randomness = randomness
         self._report = report
+        self._outcomes = outcomes
+        self._residual_bound = label_bound(contract.label_epsilon())
         self._history: list[dict[str, float | None]] = []
 
     def align(self, channel: Channel) -> None:
@@ -102,6 +110,7 @@ class LabelHolder:
         self._pad_keys = {holder: pad_keys[holder][aligned] for holder in self._holders}
         self._coverage = {holder: int(np.count_nonzero(found[holder] >= 0)) for holder in self._holders}
         self._aligned = self._table.take(aligned)
+        self._labels = self._outcomes(self._aligned)
         self._training = _training_mask(
             self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share
         )
@@ -129,7 +138,7 @@ class LabelHolder:
                 self._secrets[holder].append(secret.accept(answer))
             if query == 0:
                 self._count(channel)
-        self._model = self._make_model()
+        self._model = self._make_model(self._labels)
         self._report(Progress("prepare", 0, f"{queries} one-time secrets per holder"))
 
     def train(self, channel: Channel) -> None:
@@ -209,7 +218,7 @@ class LabelHolder:
     @cached_property
     def _own_model(self) -> LabelHolderModel:
         """Return the model that this bank could train alone."""
-        alone = self._make_model()
+        alone = self._make_model(self._aligned.label)
         alone.solve()
         return alone
 
@@ -221,25 +230,25 @@ class LabelHolder:
                 "all parties use the same kind of identifier",
                 party=self._party,
             )
-        classes = np.unique(self._aligned.label[self._training])
+        classes = np.unique(self._labels[self._training])
         if np.count_nonzero(self._training) < needed or np.count_nonzero(~self._training) < needed:
             raise DataError(
                 f"{aligned} customers are known to every holder; training and held-out customers must each number "
                 f"at least the contract's minimum cohort of {needed}",
                 party=self._party,
             )
-        if len(classes) < 2 or len(np.unique(self._aligned.label[~self._training])) < 2:
+        if len(classes) < 2 or len(np.unique(self._labels[~self._training])) < 2:
             raise DataError(
                 "training and held-out customers must each contain both outcomes, 0 and 1", party=self._party
             )
 
-    def _make_model(self) -> LabelHolderModel:
+    def _make_model(self, labels: NDArray[np.float64]) -> LabelHolderModel:
         contract = self._contract
         self._design = fit_design(
             self._aligned, contract.party(self._party).columns, contract.minimum_cohort, party=self._party
         )
         return LabelHolderModel(
-            self._aligned.label,
+            labels,
             self._aligned.weight,
             self._design,
             self._training,
@@ -264,7 +273,10 @@ class LabelHolder:
             self._secrets[holder]
             .pop(0)
             .encrypt(
-                self._public[holder], vector, scale_bits(rows * len(self._banks), 1, 1.0), self._randomness
+                self._public[holder],
+                vector,
+                scale_bits(rows * len(self._banks), 1, self._residual_bound),
+                self._randomness,
             )
         )
         share = masked(share, channel.session, self._banks, f"share/{holder}/{query}")

@@ -22,6 +22,7 @@ from .contracts import ContractClient, verify_own_part
 from .data import load
 from .exchange import ExchangeClient
 from .executor import run_node as take_tasks
+from .privacy import PrivacyAccount
 from .service import NodeService
 from .state import RunRecord, write_private
 from .supernode import SuperNodeSettings
@@ -65,6 +66,7 @@ class NodePlatform:
         self.receive_timeout_seconds = config.limits.receive_timeout_seconds
         self.randomness = os.urandom
         self.holdout_seed = b""
+        self.privacy = PrivacyAccount(config.party, config.privacy, state, self.now)
         if config.role == "label_holder":
             configured = config.holdout_seed
             self.holdout_seed = (

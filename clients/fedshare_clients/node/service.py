@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedshare.audit.statements import MAX_TOTALS, Envelopes, ModelManifest, Refusal
+from fedshare.audit.statements import MAX_TOTALS, Envelopes, ModelManifest, PrivacySpent, Refusal
 from fedshare.contract.enforcement import verify_ready, verify_runs, verify_valid
 from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
 from fedshare.identity.session import PendingSession
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from .channel import Transport
     from .data.table import Table
+    from .privacy import PrivacyAccount
     from .progress import ProgressSink
 
 __all__ = ["PHASES", "NodeService", "Platform"]
@@ -59,6 +60,7 @@ class Platform(Protocol):
     identity: IdentityKey
     code_digest: str
     holdout_seed: bytes
+    privacy: PrivacyAccount
     receive_timeout_seconds: float
     randomness: Randomness
 
@@ -205,10 +207,24 @@ class NodeService:
         elif phase == "prepare":
             run.role.prepare(channel)
         elif phase == "train":
+            self._spend_privacy(run_id, run)
             run.role.train(channel)
         else:
             return self._evaluate(run_id, run, channel)
         return {}
+
+    def _spend_privacy(self, run_id: int, run: _Run) -> None:
+        """Take what training takes from the budget, and say so, before anything that depends on it leaves this party."""
+        if isinstance(run.role, LabelHolder):
+            for each in self._platform.privacy.spend(run_id, run.contract):
+                self._log_of_run(
+                    run_id,
+                    run,
+                    PrivacySpent,
+                    mechanism=each.mechanism,
+                    epsilon=f"{each.epsilon:.9f}",
+                    delta=f"{each.delta:.18f}",
+                )
 
     def _log_envelopes(self, run_id: int, run: _Run, phase: str, channel: Channel) -> None:
         totals = channel.tally.totals()
@@ -243,8 +259,15 @@ class NodeService:
             spend = partial(platform.spend, contract)
             role = FeatureHolder(contract, platform.party, table, platform.randomness, report, spend)
         else:
+            platform.privacy.verify(contract, table)
             role = LabelHolder(
-                contract, platform.party, table, platform.holdout_seed, platform.randomness, report
+                contract,
+                platform.party,
+                table,
+                platform.holdout_seed,
+                platform.randomness,
+                report,
+                partial(platform.privacy.outcomes, contract),
             )
         pending = PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
         with self._lock:
@@ -289,6 +312,8 @@ class NodeService:
             "bytes_sent": transport.bytes_sent if transport else 0,
             "bytes_received": transport.bytes_received if transport else 0,
         }
+        if isinstance(run.role, LabelHolder):
+            result["privacy"] = self._platform.privacy.statement(run.contract)
         result = commit_result(result, self._platform.randomness)
         components, metrics = announce(
             channel,

@@ -10,6 +10,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     witness-key.pem       cosigns the coordinator's audit log (Ed25519)
     private-log-key.pem   signs this institution's own audit log (Ed25519)
     holdout-seed          decides which customers are held out (label holders)
+    label-key             decides which outcomes are flipped where a contract asks for noise (label holders)
     coordinator-ca.pem    the coordinator's authority, from enrolment
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
     private-log/          this institution's own audit log, see docs/audit-log.md
@@ -40,9 +41,10 @@ from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
 from fedshare.identity.keys import IdentityKey
+from fedshare.privacy.budget import Spending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -58,6 +60,15 @@ CREATE TABLE IF NOT EXISTS decisions (
     decided_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (
     digest TEXT NOT NULL, what TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (digest, what));
+CREATE TABLE IF NOT EXISTS privacy (
+    run_id TEXT NOT NULL, mechanism TEXT NOT NULL, scope TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL,
+    spent_at TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS privacy_is_not_returned BEFORE DELETE ON privacy
+    BEGIN SELECT RAISE(ABORT, 'privacy that was spent is spent'); END;
+CREATE TRIGGER IF NOT EXISTS privacy_is_not_changed BEFORE UPDATE ON privacy
+    BEGIN SELECT RAISE(ABORT, 'privacy that was spent is spent'); END;
+CREATE TABLE IF NOT EXISTS outcomes (
+    epoch TEXT NOT NULL, customer BLOB NOT NULL, outcome BLOB NOT NULL, PRIMARY KEY (epoch, customer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -152,7 +163,8 @@ class NodeState:
         self._write_once("tls-key.pem", lambda: key_to_pem(ec.generate_private_key(ec.SECP256R1())))
         self._write_once("flower-key", _new_flower_key)
         if role == "label_holder":
-            self._write_once("holdout-seed", lambda: randomness(32).hex().encode() + b"\n")
+            for name in ("holdout-seed", "label-key"):
+                self._write_once(name, lambda: randomness(32).hex().encode() + b"\n")
         with self._database():
             pass
 
@@ -237,10 +249,17 @@ class NodeState:
 
     def holdout_seed(self) -> bytes:
         """Return the 32 bytes that ``create`` drew. Raises as ``identity``."""
+        return self._seed("holdout-seed")
+
+    def label_key(self) -> bytes:
+        """Return the 32 bytes that ``create`` drew for the noise on outcomes. Raises as ``identity``."""
+        return self._seed("label-key")
+
+    def _seed(self, name: str) -> bytes:
         try:
-            return bytes.fromhex(self._read("holdout-seed").decode())
+            return bytes.fromhex(self._read(name).decode())
         except ValueError as error:
-            raise ConfigError(f"{self.folder / 'holdout-seed'}: expected 64 hexadecimal digits") from error
+            raise ConfigError(f"{self.folder / name}: expected 64 hexadecimal digits") from error
 
     def save_enrolment(self, certificate: bytes, authority: bytes, authority_path: Path) -> None:
         """Store what enrolment brought; the certificate last, because it is what counts as enrolled."""
@@ -336,6 +355,54 @@ class NodeState:
                 )
         return earlier
 
+    def privacy_spent(self) -> list[Spending]:
+        """Return everything that runs have taken of the privacy budget, in order."""
+        with self._database() as database:
+            return _spendings(database)
+
+    def spend_privacy(
+        self, run_id: int, asked: Iterable[Spending], verify: Callable[[list[Spending]], None], now: datetime
+    ) -> None:
+        """Add what a run takes, if ``verify`` lets it pass after what was spent before; on the disk when this returns.
+
+        Raises:
+            RefusedError: of ``verify``; nothing is spent then.
+            StorageError: the disk refused; nothing may be released then.
+        """
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            verify(_spendings(database))
+            database.executemany(
+                "INSERT INTO privacy VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        str(run_id),
+                        each.mechanism,
+                        each.scope,
+                        each.epsilon,
+                        each.delta,
+                        now.isoformat(timespec="seconds"),
+                    )
+                    for each in asked
+                ],
+            )
+
+    def pin_outcomes(self, epoch: str, outcomes: Mapping[bytes, bytes]) -> int:
+        """Return how many customers' outcomes differ from those pinned down earlier; none is pinned then, else all are.
+
+        Args:
+            epoch: the label epoch.
+            outcomes: by a keyed hash of the customer, a keyed hash of the outcome.
+        """
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            pinned = database.execute("SELECT customer, outcome FROM outcomes WHERE epoch = ?", (epoch,))
+            changed: int = sum(outcomes.get(customer, outcome) != outcome for customer, outcome in pinned)
+            if not changed:
+                rows = ((epoch, customer, outcome) for customer, outcome in outcomes.items())
+                database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", rows)
+        return changed
+
     def save_run(self, record: RunRecord) -> None:
         """Store where a run stands."""
         with self._database() as database:
@@ -402,6 +469,11 @@ class NodeState:
             raise StorageError(
                 f"{path}: the database refused ({error}); free some space or restore it"
             ) from error
+
+
+def _spendings(database: sqlite3.Connection) -> list[Spending]:
+    rows = database.execute("SELECT mechanism, scope, epsilon, delta FROM privacy ORDER BY rowid")
+    return [Spending(*row) for row in rows]
 
 
 def _new_flower_key() -> bytes:

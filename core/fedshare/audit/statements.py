@@ -230,11 +230,13 @@ class PrivacySpent(_RunStatement):
     """What the run took from the issuer's privacy budget.
 
     Attributes:
+        mechanism: which budget, as in `fedshare.privacy.budget`.
         epsilon: 0 or more.
         delta: between 0 and 1.
     """
 
     kind: Literal["privacy_spent"] = "privacy_spent"
+    mechanism: Literal["labels", "network"]
     epsilon: Decimal
     delta: Decimal
 

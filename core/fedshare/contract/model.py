@@ -30,6 +30,7 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
+from .privacy import Privacy
 from .scoring import Scoring  # noqa: TC001  pydantic reads it
 
 __all__ = [
@@ -230,6 +231,7 @@ class Contract(_Strict):
     points: Points = Points()
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
     scoring: Scoring | None = None
+    privacy: Privacy = Privacy()
     valid_from: datetime
     valid_until: datetime
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 365
@@ -266,6 +268,10 @@ class Contract(_Strict):
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
         self._verify_reason_groups()
+        if self.privacy.labels and self.outputs.coordinator_metrics:
+            raise ValueError(
+                "coordinator_metrics come from the outcomes themselves, which privacy.labels protects: choose one"
+            )
         return self
 
     def _verify_reason_groups(self) -> None:
@@ -298,6 +304,10 @@ class Contract(_Strict):
     def is_monotone(self) -> bool:
         """Whether any party's column has to be monotone."""
         return any(column.monotone != "none" for party in self.parties for column in party.columns)
+
+    def label_epsilon(self) -> float | None:
+        """Return the privacy of one outcome; ``None`` if outcomes get no noise."""
+        return self.privacy.labels.epsilon if self.privacy.labels else None
 
     def canonical(self) -> bytes:
         """Return the canonical form, RFC 8785 JSON."""

@@ -8,7 +8,7 @@ because they protect different things:
 - ``network``: the presence of one customer of one bank, by noisy gradients. Every run costs; epsilon and delta add up over
   runs (Dwork and Roth 2014, theorem 3.16).
 
-    >>> verify_affordable(spent, [Spending("network", "", 2.0, 1e-5)], limits, party="bank-a")
+    >>> verify_affordable(spent, asked_by(contract, "2026"), limits, party="bank-a")
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from fedshare.errors import ParameterError, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["MECHANISMS", "Amount", "Mechanism", "Spending", "spent_by", "verify_affordable"]
+    from fedshare.contract.model import Contract
+
+__all__ = ["MECHANISMS", "Amount", "Mechanism", "Spending", "asked_by", "spent_by", "verify_affordable"]
 
 Mechanism: TypeAlias = Literal["labels", "network"]
 MECHANISMS: tuple[Mechanism, ...] = ("labels", "network")
@@ -63,6 +65,12 @@ class Spending:
             raise ParameterError(
                 "expected a finite epsilon above 0 and a delta of at least 0 and below 1, 0 for labels"
             )
+
+
+def asked_by(contract: Contract, label_epoch: str) -> list[Spending]:
+    """Return what one run of ``contract`` takes from a bank whose outcomes are of ``label_epoch``."""
+    epsilon = contract.label_epsilon()
+    return [] if epsilon is None else [Spending("labels", label_epoch, epsilon, 0.0)]
 
 
 def spent_by(spendings: Iterable[Spending], mechanism: Mechanism) -> Amount:

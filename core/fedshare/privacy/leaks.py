@@ -369,7 +369,17 @@ def _holder_learns(contract: Contract, holder: Party) -> list[str]:
         f"{bins:,} bins x {queries:,} queries x {contract.max_runs:,} runs = {sums:,} sums: {_SUMS} {cohort:,}",
         f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
+        *_label_noise(contract),
     ]
+
+
+def _label_noise(contract: Contract) -> list[str]:
+    """Return what randomised response takes away from the sums."""
+    epsilon = contract.label_epsilon()
+    if epsilon is None:
+        return []
+    reach = "over all runs of this contract and of others with the same epsilon, within one label epoch"
+    return [f"nothing of one outcome beyond label privacy of epsilon {epsilon:g}, {reach}"]
 
 
 def _bank_learns(contract: Contract) -> list[str]:

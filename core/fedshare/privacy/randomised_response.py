@@ -8,8 +8,7 @@ pure epsilon-label privacy (Ghazi et al. 2021, "Deep Learning with Label Differe
 Training uses the debiased label ``(y' - pi) / (1 - 2 pi)``, whose mean over the flips is the label. The log loss is linear in
 the label, so it is unbiased and stays convex.
 
-    >>> noisy = randomise(labels, identifiers, key, "2026", 2.0)
-    >>> used = debias(noisy, 2.0)
+    >>> used = training_labels(labels, identifiers, key, "2026", 2.0)
 
 Another epsilon in the same epoch draws flips that are independent of the first: the two add up
 (``fedshare.privacy.budget``). Flips that shared their draw would show the label wherever they differ.
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["debias", "flip_probability", "label_bound", "randomise"]
+__all__ = ["debias", "flip_probability", "label_bound", "randomise", "training_labels"]
 
 _KEY_BYTES = 32
 #: Beyond it a flip is rarer than one in 10^8, and 64 bits would show in its probability.
@@ -92,3 +91,19 @@ def debias(noisy: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
     flip = flip_probability(epsilon)
     debiased: NDArray[np.float64] = (noisy - flip) / (1.0 - 2.0 * flip)
     return debiased
+
+
+def training_labels(
+    labels: NDArray[np.float64],
+    identifiers: Sequence[bytes],
+    key: bytes,
+    epoch: str,
+    epsilon: float | None,
+) -> NDArray[np.float64]:
+    """Return what training uses instead of ``labels``: debiased noisy ones, the labels themselves without an epsilon.
+
+    Arguments and errors as in ``randomise``.
+    """
+    if epsilon is None:
+        return labels
+    return debias(randomise(labels, identifiers, key, epoch, epsilon), epsilon)

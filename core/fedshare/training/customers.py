@@ -92,14 +92,14 @@ class Customers:
         """Take the customers; all weights and the intercept are zero.
 
         Args:
-            labels: 0 or 1 per customer, shape ``[c]``.
+            labels: 0 or 1 per customer, or debiased noisy labels, shape ``[c]``.
             weights: at least 0 per customer, shape ``[c]``.
             design: the customers' own binned columns, ``c`` rows.
             training: which customers train, shape ``[c]``; the others are held out.
             personal_intercept: whether this bank has an intercept of its own, which points leave out.
 
         Raises:
-            DataError: a label is not 0 or 1, or the training customers have one outcome only.
+            DataError: a label is not finite, or the training customers have one outcome only.
             ParameterError: shapes differ, or a weight is not finite and at least 0.
         """
         self._labels, self._weights, self._training = _checked(labels, weights, design, training)
@@ -143,7 +143,10 @@ class Customers:
         return self._directions @ self.coefficients + self._matrix.times(self.own_weights) + self.intercept
 
     def residual(self) -> NDArray[np.float64]:
-        """Return w(p - y) per customer, shape ``[c]``: zero if held out, else below the weight in size."""
+        """Return w(p - y) per customer, shape ``[c]``: zero if held out, else at most the weight in size.
+
+        With debiased noisy labels: at most the weight times ``fedshare.privacy.randomised_response.label_bound``.
+        """
         residual: NDArray[np.float64] = self._weights * (expit(self.scores()) - self._labels)
         return np.where(self._training, residual, 0.0)
 
@@ -226,8 +229,11 @@ def _checked(
         )
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ParameterError("customer weights must be finite and at least 0")
-    if not ((outcome == 0) | (outcome == 1)).all():
-        raise DataError("a label must be 0 or 1")
-    if len(np.unique(outcome[mask & (weight > 0)])) < 2:
-        raise DataError("the training customers need both outcomes, 0 and 1; found one")
+    if not np.isfinite(outcome).all():
+        raise DataError("a label must be finite")
+    if not 0.0 < float(weight[mask] @ outcome[mask]) < float(weight[mask].sum()):
+        raise DataError(
+            "the training customers need both outcomes, 0 and 1; found one, or so few customers that the noise of "
+            "label privacy hides the default rate"
+        )
     return outcome, weight, mask

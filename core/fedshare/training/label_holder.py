@@ -78,7 +78,7 @@ class LabelHolderModel(Customers):
         """Prepare the model; call ``solve`` for the optimum of the own columns before any direction.
 
         Args:
-            labels: 0 or 1 per customer, shape ``[c]``.
+            labels: 0 or 1 per customer, or debiased noisy labels, shape ``[c]``.
             weights: at least 0 per customer, shape ``[c]``.
             design: the customers' own binned columns, ``c`` rows.
             training: which customers train, shape ``[c]``; the others are held out.
@@ -89,7 +89,7 @@ class LabelHolderModel(Customers):
             banks: all banks, if there are several and this one leads.
 
         Raises:
-            DataError: a label is not 0 or 1, or the training customers have one outcome only.
+            DataError: a label is not finite, or the training customers have one outcome only.
             ParameterError: shapes differ, a weight is not finite and at least 0, or the penalty is refused.
         """
         super().__init__(labels, weights, design, training, personal_intercept=personal_intercept)

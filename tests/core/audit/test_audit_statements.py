@@ -43,7 +43,7 @@ STATEMENTS = [
     Approval(issuer="bank-a", issued_at=3, contract_digest=DIGEST),
     Envelopes(**RUN, phase="train", totals=[TOTAL]),
     ModelManifest(**RUN, version=1, components={"tax": DIGEST}, metrics={"auc": "0.8125"}),
-    PrivacySpent(**RUN, epsilon="0.5", delta="0.00001"),
+    PrivacySpent(**RUN, mechanism="labels", epsilon="0.5", delta="0.00001"),
     RunClosed(**RUN, outcome="failed", cause="peer_lost"),
     Refusal(issuer="bank-a", issued_at=4, code="contract_expired", reason='é\u2028\x01\\"'),
 ]

@@ -118,3 +118,9 @@ def test_the_ledger_needs_neither_numpy_nor_torch_nor_flower():
     heavy = ("numpy", "torch", "flwr", "grpc", "scipy", "pyarrow")
     code = f"import sys, fedshare.privacy.leaks; sys.exit(any(name in sys.modules for name in {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_summary_says_what_noise_leaves_of_an_outcome():
+    private = contract(privacy={"labels": {"epsilon": 2.5}})
+    assert "nothing of one outcome beyond label privacy of epsilon 2.5" in words(private)
+    assert "label privacy" not in words(contract())

@@ -165,7 +165,8 @@ def test_a_penalty_without_ridge_is_refused():
         penalty_matrix(Economy().bank, Settings(ridge=0.0))
 
 
-def test_labels_other_than_zero_and_one_are_refused():
+@pytest.mark.parametrize("wrong", [1.0, -1.0, np.nan, np.inf])
+def test_labels_whose_mean_is_no_default_rate_are_refused(wrong):
     economy = Economy()
-    with pytest.raises(DataError, match="0 or 1"):
-        LabelHolderModel(economy.labels + 1, economy.weights, economy.bank, economy.training, Settings())
+    with pytest.raises(DataError):
+        LabelHolderModel(economy.labels + wrong, economy.weights, economy.bank, economy.training, Settings())
