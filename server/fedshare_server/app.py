@@ -60,7 +60,7 @@ _LOST: Final = "its node has gone or cannot be reached"
 class RunStore(Protocol):
     """What the ServerApp needs of the coordinator's records; ``fedshare_server.storage.Store`` has it."""
 
-    def open_run(self, run_id: int, digest: str) -> None:
+    def open_run(self, run_id: int, digest: str, model_run: int | None = None) -> None:
         """Store that the run has begun."""
 
     def parties(self) -> Sequence[PartyRecord]:
@@ -80,6 +80,9 @@ class RunStore(Protocol):
 
     def finish(self, run_id: int, status: str, reason: str = "") -> None:
         """Store how the run ended."""
+
+    def close_run(self, run_id: int, cause: str = "") -> None:
+        """Have the end of the run logged, after which nobody says anything about it."""
 
     def add_event(self, kind: str, text: str, run_id: int | None = None, party: str = "") -> None:
         """Store one sentence for the operator."""
@@ -126,17 +129,18 @@ def drive(
     run_id: int,
     contract_digest: str,
     *,
-    serves: bool = False,
+    model_run: int | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     phase_seconds: Mapping[str, float] = PHASE_SECONDS,
 ) -> Cause | None:
     """Move the run through its phases and return why it failed, or ``None`` if it is complete.
 
-    A run that ``serves`` stays in its phase ``serve`` until its record says that it is complete or aborted.
+    A run that serves the model of ``model_run`` stays in its phase ``serve`` until its record says that it is
+    complete or aborted.
     """
-    store.open_run(run_id, contract_digest)
-    phases = SERVING_PHASES if serves else PHASES
+    store.open_run(run_id, contract_digest, model_run)
+    phases = PHASES if model_run is None else SERVING_PHASES
     rounds = Rounds(contract_digest, store.parties_of_run(run_id), phases)
     driver = _Driver(grid, store, run_id, rounds, clock)
     driver.connect(sleep)
@@ -236,6 +240,7 @@ class _Driver:
             self._store.add_event("metrics", metrics, self._run_id, party)
         if self.rounds.cause is None:
             self._store.finish(self._run_id, "completed")
+        self._store.close_run(self._run_id, self.rounds.cause.code if self.rounds.cause else "")
         return self.rounds.cause
 
     def _look(self) -> dict[str, int]:
@@ -279,8 +284,8 @@ def main(grid: Grid, context: Context) -> None:
         RunFailedError: the run did not complete; Flower then shows it as failed, with the cause.
     """
     digest = str(context.run_config.get("contract_digest", ""))
-    serves = bool(context.run_config.get("model_run", ""))
+    model_run = str(context.run_config.get("model_run", ""))
     store = open_store(os.environ[DATABASE_VARIABLE])
-    cause = drive(grid, store, context.run_id, digest, serves=serves)
+    cause = drive(grid, store, context.run_id, digest, model_run=int(model_run) if model_run else None)
     if cause is not None:
         raise RunFailedError(str(cause))

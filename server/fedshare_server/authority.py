@@ -29,6 +29,7 @@ from fedshare.identity.certificates import (
     to_pem,
 )
 from fedshare_server.config import replace_file, write_new_file
+from fedshare_server.log_keys import LogKeys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,7 @@ class Invitation:
 def initialise(
     folder: StateFolder, settings: ServerConfig, now: datetime, imported: tuple[Path, Path] | None = None
 ) -> None:
-    """Create the authority, or take the imported certificate and key, and the server's certificate.
+    """Create the authority, or take the imported pair, the server's certificate and the audit log's keys.
 
     Raises:
         ConfigError: the imported pair is not a valid authority, or a file exists.
@@ -95,6 +96,7 @@ def initialise(
     for (certificate_file, key_file), issued, secret in pairs:
         write_new_file(key_file, key_to_pem(secret))
         write_new_file(certificate_file, to_pem(issued), mode=0o644)
+    LogKeys.create(folder, settings.name, os.urandom)
 
 
 def renew_server(folder: StateFolder, settings: ServerConfig, now: datetime) -> bool:

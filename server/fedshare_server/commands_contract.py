@@ -14,6 +14,7 @@ from fedshare.errors import ConfigError
 from fedshare.privacy.leaks import summarise
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.drafting import complete
+from fedshare_server.log_keys import LogKeys
 from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ def draft(arguments: argparse.Namespace) -> int:
     with open_state(arguments.state) as state:
         enrolled = {party.party: party for party in state.store.parties()}
         try:
-            contract = complete(document, enrolled, installed_code_digest(), datetime.now(UTC), os.urandom)
+            contract = complete(
+                document,
+                enrolled,
+                installed_code_digest(),
+                LogKeys.load(state.folder),
+                datetime.now(UTC),
+                os.urandom,
+            )
         except ConfigError as error:
             raise ConfigError(f"{arguments.file}: {error}") from error
         digest, names = contract.digest(), [party.id for party in contract.parties]
@@ -53,7 +61,10 @@ def show(arguments: argparse.Namespace) -> int:
     print(f"# digest {record.digest}")
     print(_render(contract))
     print(summarise(contract))
-    words = {decision.party: "approved" if decision.approved else "rejected" for decision in decisions}
+    words = {
+        decision.party: "revoked" if decision.is_revoked else "approved" if decision.approved else "rejected"
+        for decision in decisions
+    }
     print()
     print_table(("PARTY", "DECISION"), [(party, words.get(party, "-")) for party in record.parties])
     return 0

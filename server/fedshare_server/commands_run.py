@@ -76,7 +76,7 @@ def serve_model(arguments: argparse.Namespace) -> int:
         model_run = arguments.model if arguments.model is not None else _latest_training(store, contract)
         superlink = superlink_of(state)
         run_id = superlink.start_run(contract.digest, model_run)
-        store.open_run(run_id, contract.digest)
+        store.open_run(run_id, contract.digest, model_run)
         store.add_event(_SERVING, f"serves the model of run {model_run}", run_id)
         print(f"Run {run_id} of contract {contract.name} serves the model of run {model_run}.", flush=True)
         record = follow(store, superlink, run_id, until="serve")
@@ -175,6 +175,7 @@ def follow(
         flower = superlink.run_status(run_id)
         if flower.startswith("finished"):
             store.finish(run_id, "failed", f"the ServerApp ended without a result ({flower})")
+            store.close_run(run_id, "no_result")
         sleep(_POLL_SECONDS)
 
 

@@ -6,6 +6,9 @@
       server.yaml        the settings, see ``deploy/coordinator/server.yaml``
       ca.pem, ca.key     the certificate authority
       server.pem, server.key
+      identity.pem       signs what the coordinator states in the audit log
+      log.pem, log.vkey  sign the heads of the audit log
+      log/               the audit log, to be served or copied as it is
       fedshare.db        the database, unless ``database`` names another
       superlink/         what Flower keeps
       ready              present while the server answers; holds its gRPC address
@@ -106,6 +109,16 @@ class StateFolder:
     def server_files(self) -> tuple[Path, Path]:
         """The server's certificate and key."""
         return self.path / "server.pem", self.path / "server.key"
+
+    @property
+    def log_key_files(self) -> tuple[Path, Path, Path]:
+        """The identity key, the log's key and its verifier key."""
+        return self.path / "identity.pem", self.path / "log.pem", self.path / "log.vkey"
+
+    @property
+    def log_folder(self) -> Path:
+        """The audit log."""
+        return self.path / "log"
 
     @property
     def flower_folder(self) -> Path:

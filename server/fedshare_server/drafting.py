@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from fedshare.contract.log import least_quorum
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare.identity.certificates import public_key_digest, read_public_key
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from fedshare.contract.model import Contract
+    from fedshare_server.log_keys import LogKeys
     from fedshare_server.storage import PartyRecord
 
 __all__ = ["DEFAULT_VALIDITY", "complete"]
@@ -34,6 +36,7 @@ def complete(
     document: object,
     enrolled: Mapping[str, PartyRecord],
     installed: str,
+    log_keys: LogKeys,
     now: datetime,
     randomness: Callable[[int], bytes],
 ) -> Contract:
@@ -43,6 +46,7 @@ def complete(
         document: what the author's YAML says.
         enrolled: the parties by id.
         installed: the digest of the installed code, used if the author names none.
+        log_keys: of the audit log in which the runs will stand.
         now: when the validity begins by default.
         randomness: gives the nonce.
 
@@ -61,9 +65,26 @@ def complete(
         "code_digest": installed,
         **document,
         "parties": [_with_keys(party, enrolled) for party in document["parties"]],
+        "log": _log_terms(document, enrolled, log_keys),
         "nonce": randomness(32).hex(),
     }
     return parse_contract(filled)
+
+
+def _log_terms(
+    document: Mapping[str, Any], enrolled: Mapping[str, PartyRecord], log_keys: LogKeys
+) -> dict[str, Any]:
+    """Return the log's keys, every party as a witness, and the quorum: the least one if the author names none."""
+    written = document.get("log", {})
+    if not isinstance(written, Mapping) or set(written) - {"quorum"}:
+        raise ConfigError("log: expected nothing but quorum: keys and witnesses come from enrolment")
+    witnesses = {party["id"]: enrolled[party["id"]].witness_key for party in document["parties"]}
+    return {
+        "key": log_keys.signer.key.vkey,
+        "coordinator_key": encode_public_key(log_keys.identity.public_bytes()),
+        "witnesses": witnesses,
+        "quorum": written.get("quorum", least_quorum(len(witnesses))),
+    }
 
 
 def _with_keys(party: object, enrolled: Mapping[str, PartyRecord]) -> dict[str, Any]:

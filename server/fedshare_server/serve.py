@@ -17,12 +17,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fedshare.errors import ConfigError
+from fedshare.wire.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from fedshare.wire.v1.contracts_pb2_grpc import add_ContractServiceServicer_to_server
 from fedshare.wire.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from fedshare.wire.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
 from fedshare_server.authority import load_authority, load_tls, renew_server
 from fedshare_server.config import replace_file
+from fedshare_server.log_keys import LogKeys
+from fedshare_server.notary import Notary
 from fedshare_server.service import start_grpc
+from fedshare_server.service_audit import AuditService
 from fedshare_server.service_contracts import ContractService
 from fedshare_server.service_enrolment import EnrolmentService
 from fedshare_server.service_exchange import ExchangeService
@@ -61,23 +65,31 @@ def serve(state: State, ready_file: Path) -> None:
         superlink = superlink_of(state)
         exchange = ExchangeService(store)
         stack.callback(exchange.stop)
-        server = _start_services(state, superlink, exchange)
+        keys = LogKeys.load(state.folder)
+        notary = stack.enter_context(Notary(state.folder.log_folder, keys, store))
+        server = _start_services(state, superlink, exchange, keys, notary)
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait())
         stack.callback(superlink.stop)
         superlink.start()
         for party in store.parties():
             superlink.register_node(party.flower_key)
-        stack.callback(_end_runs, store, exchange)
+        stack.callback(
+            _end_runs, store, exchange, "", "the coordinator was stopped during the run: train again"
+        )
         stack.enter_context(_ready(settings, ready_file))
         while not stopping.wait(_WATCH_SECONDS):
             superlink.verify_alive()
+            notary.verify_alive()
         print("Stopping.", flush=True)
 
 
-def _start_services(state: State, superlink: Superlink, exchange: ExchangeService) -> grpc.Server:
+def _start_services(
+    state: State, superlink: Superlink, exchange: ExchangeService, keys: LogKeys, notary: Notary
+) -> grpc.Server:
     store, settings = state.store, state.settings
     authority = load_authority(state.folder, _now())
-    enrolment = EnrolmentService(store, authority, settings, superlink.register_node, _now)
+    enrolment = EnrolmentService(store, authority, settings, keys, superlink.register_node, _now)
+    audit = AuditService(store, notary, partial(_end_runs, store, exchange))
     return start_grpc(
         f"{settings.bind}:{settings.grpc_port}",
         load_tls(state.folder),
@@ -86,6 +98,7 @@ def _start_services(state: State, superlink: Superlink, exchange: ExchangeServic
             partial(add_EnrolmentServiceServicer_to_server, enrolment),
             partial(add_ContractServiceServicer_to_server, ContractService(store, _now)),
             partial(add_ExchangeServiceServicer_to_server, exchange),
+            partial(add_AuditServiceServicer_to_server, audit),
         ],
     )
 
@@ -111,13 +124,14 @@ def _end_orphans(store: Store) -> None:
     for run in store.runs():
         if run.status == "running":
             store.abort(run.run_id, "the coordinator was restarted during the run: train again")
+        store.close_run(run.run_id, "coordinator_restarted")
 
 
-def _end_runs(store: Store, exchange: ExchangeService) -> None:
-    """Tell every party of a run that the coordinator goes; called while the streams are open."""
+def _end_runs(store: Store, exchange: ExchangeService, digest: str, reason: str) -> None:
+    """End the runs of a contract, or of all with an empty ``digest``, at every party that is connected."""
     for run in store.runs():
-        if run.status == "running":
-            exchange.exchange.abort(run.run_id, "the coordinator was stopped during the run: train again")
+        if run.status == "running" and digest in {"", run.digest}:
+            exchange.exchange.abort(run.run_id, reason)
 
 
 def _now() -> datetime:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedshare.audit.statements import Approval, Rejection
 from fedshare.contract.model import parse_contract
 from fedshare.contract.signing import verify_decision
 from fedshare.errors import ProtocolError, RefusedError
 from fedshare.wire.v1 import contracts_pb2 as wire
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer
 from fedshare_server.interceptor import peer
+from fedshare_server.service_audit import verified_statement
 from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _STATUS = {
     "approved": wire.CONTRACT_STATUS_APPROVED,
     "rejected": wire.CONTRACT_STATUS_REJECTED,
     "expired": wire.CONTRACT_STATUS_EXPIRED,
+    "revoked": wire.CONTRACT_STATUS_REVOKED,
 }
 
 
@@ -74,6 +77,7 @@ class ContractService(ContractServiceServicer):
                 )
                 for decision in decisions
             ],
+            revocations=self.store.revocations(record.digest).values(),
         )
 
     def SubmitDecision(  # noqa: N802  gRPC's name
@@ -82,7 +86,7 @@ class ContractService(ContractServiceServicer):
         """Store the caller's decision after verifying its signature.
 
         Raises:
-            ProtocolError: the envelope is not a decision of the caller on this contract.
+            ProtocolError: the envelope or the entry is not a decision of the caller on this contract.
             RefusedError: the contract is not the caller's, is expired, names an earlier key of the caller, or
                 has its decision already.
         """
@@ -94,8 +98,8 @@ class ContractService(ContractServiceServicer):
         status = contract_status(record, self.store.decisions(record.digest), self.now())
         if status == "expired":
             raise RefusedError("contract_expired", f"contract {record.digest[:12]} is past its validity")
-        self._verify_signature(record, party, approved, request.envelope)
-        self.store.add_decision(record.digest, party, approved, request.envelope)
+        self._verify_signature(record, party, approved, request)
+        self.store.add_decision(record.digest, party, approved, request.envelope, request.audit_entry)
         status = contract_status(record, self.store.decisions(record.digest), self.now())
         return wire.SubmitDecisionResponse(status=_STATUS[status])
 
@@ -115,7 +119,9 @@ class ContractService(ContractServiceServicer):
             approved_by=[decision.party for decision in decisions if decision.approved],
         )
 
-    def _verify_signature(self, record: ContractRecord, party: str, approved: bool, envelope: bytes) -> None:
+    def _verify_signature(
+        self, record: ContractRecord, party: str, approved: bool, request: wire.SubmitDecisionRequest
+    ) -> None:
         key = parse_contract(record.canonical).party(party).identity_key_bytes()
         enrolled = self.store.find_party(party)
         if enrolled is None or enrolled.identity_key != key:
@@ -123,6 +129,14 @@ class ContractService(ContractServiceServicer):
                 "party_key_differs",
                 f"contract {record.digest[:12]} names an earlier key of {party}: have it drafted again",
             )
-        signed = verify_decision(envelope, party, key)
+        signed = verify_decision(request.envelope, party, key)
         if (signed.contract_digest, signed.verdict) != (record.digest, "approve" if approved else "reject"):
             raise ProtocolError("the signed decision is about another contract, or says something else")
+        logged = verified_statement(request.audit_entry, party, key)
+        if (
+            not isinstance(logged, Approval if approved else Rejection)
+            or logged.contract_digest != record.digest
+        ):
+            raise ProtocolError(
+                "the entry for the audit log is about another contract, or says something else"
+            )

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedshare.audit.entries import Entry, EntryVerifier
+from fedshare.audit.notes import COSIGNATURE, NoteKey
+from fedshare.audit.statements import Enrolment
 from fedshare.errors import ProtocolError, RefusedError
 from fedshare.identity.certificates import (
     issue_client,
@@ -18,7 +21,7 @@ from fedshare.identity.certificates import (
     read_request,
     to_pem,
 )
-from fedshare.identity.keys import verify_signature
+from fedshare.identity.keys import encode_public_key, verify_signature
 from fedshare.wire.v1 import enrolment_pb2 as wire
 from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from fedshare_server.interceptor import peer
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from fedshare.identity.certificates import Authority
     from fedshare_server.config import ServerConfig
+    from fedshare_server.log_keys import LogKeys
     from fedshare_server.storage import Store
 
 __all__ = ["ROLES", "EnrolmentService"]
@@ -50,6 +54,7 @@ class EnrolmentService(EnrolmentServiceServicer):
         store: where parties and invitations are kept.
         authority: issues the certificate.
         settings: how long a certificate is valid.
+        log_keys: of the audit log.
         register_node: makes a Flower node's public key (PEM) known to the SuperLink.
         now: the clock.
     """
@@ -57,6 +62,7 @@ class EnrolmentService(EnrolmentServiceServicer):
     store: Store
     authority: Authority
     settings: ServerConfig
+    log_keys: LogKeys
     register_node: Callable[[bytes], object]
     now: Callable[[], datetime]
 
@@ -67,7 +73,8 @@ class EnrolmentService(EnrolmentServiceServicer):
 
         1. The invitation of this connection is ours, unused and in time.
         2. It is for the party and the role in the request.
-        3. The caller holds the identity key and the TLS key; the Flower key is one.
+        3. The caller holds the identity key and the TLS key; the Flower key is one; its entry for the audit
+           log says the same.
         4. The SuperLink learns the Flower key; only then is the invitation used up and the party stored.
 
         Raises:
@@ -85,6 +92,7 @@ class EnrolmentService(EnrolmentServiceServicer):
         _verify_identity(request)  # 3
         key = read_request(request.certificate_request, request.party)
         flower_key = _flower_key(request.flower_key)
+        witness_key = self._witness_key(request, role)
         now = self.now()
         certificate = issue_client(
             self.authority,
@@ -97,9 +105,9 @@ class EnrolmentService(EnrolmentServiceServicer):
         )
         self.register_node(flower_key.encode())  # 4
         party = PartyRecord(
-            request.party, role, request.identity_key, flower_key, public_key_digest(key), now
+            request.party, role, request.identity_key, flower_key, witness_key, public_key_digest(key), now
         )
-        self.store.enrol(invitation.key_digest, party)
+        self.store.enrol(invitation.key_digest, party, request.audit_entry)
         return wire.EnrolResponse(
             certificate=to_pem(certificate),
             certificate_authority=to_pem(self.authority.certificate),
@@ -107,7 +115,41 @@ class EnrolmentService(EnrolmentServiceServicer):
                 wire.EnrolledParty(party=other.party, role=ROLES[other.role], identity_key=other.identity_key)
                 for other in self.store.parties()
             ],
+            log_key=self.log_keys.signer.key.vkey,
+            coordinator_key=self.log_keys.identity.public_bytes(),
         )
+
+    def _witness_key(self, request: wire.EnrolRequest, role: str) -> str:
+        """Return the key of the party's witness, after checking its entry for the audit log.
+
+        Raises:
+            ProtocolError: the entry says something else than the request, or another key signed it.
+            RefusedError: the party brings a new identity key, and its entry is not signed with the old one.
+        """
+        entry = Entry.parse(request.audit_entry)
+        said = entry.statement
+        expected = (
+            request.party,
+            role,
+            encode_public_key(request.identity_key),
+            request.flower_key.decode("utf-8", "replace"),
+        )
+        if (
+            not isinstance(said, Enrolment)
+            or (said.issuer, said.role, said.identity_key, said.flower_key) != expected
+            or NoteKey.parse(said.witness_key).kind != COSIGNATURE
+        ):
+            raise ProtocolError("the entry for the audit log says something else than the request")
+        earlier = self.store.find_party(request.party)
+        try:
+            EntryVerifier().verify(entry, request.identity_key if earlier is None else earlier.identity_key)
+        except ProtocolError as error:
+            # Prevent the coordinator, or a thief of an invitation, from becoming a party that is known.
+            raise RefusedError(
+                "identity_key_differs",
+                f"{request.party} is enrolled with another identity key: restore it, or enrol as a new party",
+            ) from error
+        return said.witness_key
 
 
 def _verify_identity(request: wire.EnrolRequest) -> None:

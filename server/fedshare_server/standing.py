@@ -16,9 +16,11 @@ __all__ = ["contract_status"]
 
 
 def contract_status(record: ContractRecord, decisions: Sequence[DecisionRecord], now: datetime) -> str:
-    """Return where a contract stands: ``proposed``, ``approved``, ``rejected`` or ``expired``."""
+    """Return where a contract stands: ``proposed``, ``approved``, ``rejected``, ``revoked`` or ``expired``."""
     if any(not decision.approved for decision in decisions):
         return "rejected"
+    if any(decision.is_revoked for decision in decisions):
+        return "revoked"
     if now >= parse_contract(record.canonical).valid_until:
         return "expired"
     approved = {decision.party for decision in decisions}

@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.identity.certificates import (
@@ -122,6 +123,17 @@ class Work:
                 "valid_from": "2026-01-01T00:00:00Z",
                 "valid_until": "2100-01-01T00:00:00Z",
                 "code_digest": CODE_DIGEST,
+                "log": {
+                    "key": NoteSigner("bench/log", self.identity("log").signing_key).key.vkey,
+                    "coordinator_key": encode_public_key(self.identity("coordinator").public_bytes()),
+                    "witnesses": {
+                        party: NoteSigner(
+                            f"{party}/w", self.identity(party).signing_key, COSIGNATURE
+                        ).key.vkey
+                        for party in self.parties
+                    },
+                    "quorum": len(self.parties),
+                },
                 "nonce": "11" * 32,
             }
         )
@@ -279,6 +291,9 @@ class _Platform:
             )
             decisions[party] = sign_decision(decision, self.work.identity(party))
         return self.work.contract(), decisions
+
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        pass
 
     def spend(self, _contract: Contract, _what: str, _amount: int, _limit: int) -> int:
         return 0

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
-from fedshare.errors import RunFailedError, UnavailableError
+from fedshare.errors import RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.sealed.randomness import Stream
 from fedshare_clients.node.config import PrivacyConfig
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fedshare_clients.node.progress import Progress
 
 CODE_DIGEST = "c0" * 32
+LOG_KEY = IdentityKey.from_raw(bytes([8]) * 32)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
@@ -147,6 +149,8 @@ class MemoryPlatform:
     seen: list[Progress] = field(default_factory=list)
     spent: dict[tuple[str, str], int] = field(default_factory=dict)
     said: list[Statement] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+    unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
 
@@ -166,6 +170,11 @@ class MemoryPlatform:
         if earlier + amount <= limit:
             self.spent[contract.digest(), what] = earlier + amount
         return earlier
+
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        if phase == self.unseen_phase:
+            raise RefusedError("opening_not_witnessed", "the witnesses have not seen it", party=self.party)
+        self.opened.append(phase)
 
     def load_table(self, contract: Contract) -> Table:
         return self.table
@@ -263,6 +272,15 @@ class Simulation:
             "valid_from": "2026-01-01T00:00:00Z",
             "valid_until": "2027-01-01T00:00:00Z",
             "code_digest": CODE_DIGEST,
+            "log": {
+                "key": NoteSigner("simulated/log", LOG_KEY.signing_key).key.vkey,
+                "coordinator_key": encode_public_key(LOG_KEY.public_bytes()),
+                "witnesses": {
+                    party: NoteSigner(f"{party}/w", platform.identity.signing_key, COSIGNATURE).key.vkey
+                    for party, platform in self.platforms.items()
+                },
+                "quorum": len(self.platforms),
+            },
             "nonce": "11" * 32,
             **changes,
         }

@@ -37,10 +37,11 @@ from fedshare.errors import ProtocolError
 from fedshare_clients.auditor.findings import Finding, FindingClass
 from fedshare_clients.auditor.terms import Terms
 
-__all__ = ["PHASES", "Rules"]
+__all__ = ["PHASES", "SERVING_PHASES", "Rules"]
 
 # The order in which a run goes through its phases; each at most once.
 PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
+SERVING_PHASES = ("hello", "publish", "serve", "close")
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class _Run:
     contract: _Contract
     contract_digest: str
     index: int
+    phases: tuple[str, ...]
     opened: list[str] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
     # (phase, step, sender, recipient) to the two accounts of it, the sender's first.
@@ -78,6 +80,7 @@ class Rules:
         self._keys: dict[str, str] = {}
         self._runs: dict[str, _Run] = {}
         self._closed: set[int] = set()
+        self._trained: dict[int, str] = {}  # completed training run to its contract
         self._latest: dict[tuple[str, str, str], int] = {}
         self.counts: dict[str, int] = {}
         self._dispatch = self._read  # bound once: binding costs more than most rules
@@ -160,7 +163,10 @@ class Rules:
             yield _order("run_without_contract", f"run {run_id} is opened under an unlogged contract", index)
             self._closed.add(int(run_id))
             return
-        self._runs[run_id] = _Run(contract, statement.contract_digest, index)
+        phases = SERVING_PHASES if statement.model_run else PHASES
+        self._runs[run_id] = _Run(contract, statement.contract_digest, index, phases)
+        if statement.model_run:
+            yield from self._serves(statement, contract, index)
         if missing := sorted(contract.parties - contract.approved):
             yield _order(
                 "run_without_approval",
@@ -181,9 +187,9 @@ class Rules:
         yield from findings
         if run is None:
             return
-        if statement.phase not in PHASES:
-            yield _bounds("unknown_phase", f"the protocol has no phase {statement.phase}", index)
-        elif run.opened and PHASES.index(statement.phase) <= PHASES.index(run.opened[-1]):
+        if statement.phase not in run.phases:
+            yield _bounds("unknown_phase", f"a run of this kind has no phase {statement.phase}", index)
+        elif run.opened and run.phases.index(statement.phase) <= run.phases.index(run.opened[-1]):
             yield _order("phase_order", f"phase {statement.phase} is opened after {run.opened[-1]}", index)
         else:
             if run.opened and run.opened[-1] not in run.closed:
@@ -265,10 +271,14 @@ class Rules:
         yield from findings
         if run is None:
             return
-        completed = statement.outcome == "completed"
-        yield from _compare(run, completed)
+        completed, trains = statement.outcome == "completed", run.phases is PHASES
+        # A run that serves ends at any moment, with envelopes under way.
+        yield from _compare(run, completed and trains)
         if completed:
-            if missing := sorted(run.contract.parties - run.models.keys()):
+            if trains:
+                self._trained[int(statement.run_id)] = run.contract_digest
+            missing = sorted(run.contract.parties - run.models.keys())
+            if trains and missing:
                 yield Finding(
                     FindingClass.COMPLETENESS,
                     "model_not_announced",
@@ -321,6 +331,21 @@ class Rules:
             )
         else:
             self._latest[key] = statement.issued_at
+
+    def _serves(self, statement: RunOpened, contract: _Contract, index: int) -> Iterator[Finding]:
+        if contract.terms.scoring is None:
+            yield _bounds(
+                "serving_not_agreed",
+                f"run {statement.run_id} serves a model, which its contract does not say",
+                index,
+            )
+        if self._trained.get(int(statement.model_run)) != statement.contract_digest:
+            yield _order(
+                "no_model",
+                f"run {statement.run_id} serves the model of run {statement.model_run}, which completed no training"
+                " under this contract",
+                index,
+            )
 
     def _party_of(
         self, statement: Statement, digest: str, index: int

@@ -32,6 +32,10 @@ class _Outputs(_Terms):
     coordinator_metrics: bool = False
 
 
+class _Scoring(_Terms):
+    """That there is such a section is all that counts here."""
+
+
 class Terms(_Terms):
     """A contract's terms.
 
@@ -41,6 +45,7 @@ class Terms(_Terms):
         valid_from: first instant at which a run may be opened.
         valid_until: last instant.
         outputs: what may leave the institutions.
+        scoring: how the model may be used; ``None`` if it may not.
     """
 
     parties: tuple[PartyTerms, ...]
@@ -48,6 +53,7 @@ class Terms(_Terms):
     valid_from: AwareDatetime
     valid_until: AwareDatetime
     outputs: _Outputs = _Outputs()
+    scoring: _Scoring | None = None
 
     @classmethod
     def parse(cls, document: str, digest: str) -> Terms:

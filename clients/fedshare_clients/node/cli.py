@@ -123,7 +123,15 @@ def _contract_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type
     reject = _command(verbs, "reject", "refuse a contract, for good", _reject)
     reject.add_argument("--reason", default="", metavar="TEXT", help="shown to every party")
     reject.add_argument("--yes", action="store_true", help="do not ask")
-    for verb in (show, approve, reject):
+    revoke = _command(
+        verbs, "revoke", "take an approval back: no run begins, and those under way end", _revoke
+    )
+    revoke.add_argument("--reason", default="", metavar="TEXT", help="shown to every party")
+    revoke.add_argument("--yes", action="store_true", help="do not ask")
+    policy = _command(
+        verbs, "policy", "the trust policy of an approved contract, for fedshare-audit", _contract_policy
+    )
+    for verb in (show, approve, reject, revoke, policy):
         verb.add_argument("contract", metavar="CONTRACT", help="its name, or its digest (8 digits or more)")
 
 
@@ -246,6 +254,40 @@ def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # n
         {"contract": digest, "verdict": verdict, "status": status},
         f"{config.party} has {past} contract {fetched.contract.name} ({digest[:12]}); it is {status} now",
     )
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    from .audit_client import AuditClient  # noqa: PLC0415
+    from .contracts import revoke, tls_identity  # noqa: PLC0415
+
+    config, state = _opened(options)
+    contract = state.find_approved(options.contract)
+    digest = contract.digest()
+    if not options.yes:
+        if options.json or not sys.stdin.isatty():
+            raise ConfigError("to revoke without being asked, add --yes")
+        if (
+            input(f"revoke the approval of contract {digest[:12]}, for good? Type revoke: ").strip()
+            != "revoke"
+        ):
+            print("nothing was signed")
+            return 0
+    client = AuditClient(config.coordinator.address, tls_identity(config, state))
+    revoke(contract, config, state, client, reason=options.reason, now=datetime.now(UTC))
+    _print(
+        options,
+        {"contract": digest, "verdict": "revoke", "status": "revoked"},
+        f"{config.party} has taken back its approval of contract {contract.name} ({digest[:12]})",
+    )
+    return 0
+
+
+def _contract_policy(options: argparse.Namespace) -> int:
+    _, state = _opened(options)
+    contract = state.find_approved(options.contract)
+    text = contract.log.policy_text()
+    _print(options, {"contract": contract.digest(), "policy": text}, text.rstrip("\n"))
     return 0
 
 

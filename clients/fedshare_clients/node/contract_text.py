@@ -65,6 +65,9 @@ def _terms(contract: Contract) -> list[str]:
         f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
         f"  points     {points.base_points:g} at {points.base_odds:g} to 1, {points.pdo:g} more double the odds",
         f"  shown to the coordinator: {shown}",
+        f"  log        {contract.log.key}",
+        f"  witnesses  {contract.log.quorum} of {', '.join(contract.log.witnesses)}",
+        f"  coordinator's statements are signed by {fingerprint(contract.log.coordinator_key_bytes())}",
     ]
 
 

@@ -7,10 +7,13 @@ say too.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from fedshare.contract.enforcement import verify_columns, verify_party, verify_setting
+from fedshare.audit.entries import Entry, EntrySigner, EntryVerifier
+from fedshare.audit.statements import Approval, Rejection, Revocation
+from fedshare.contract.enforcement import verify_columns, verify_log, verify_party, verify_setting
 from fedshare.contract.model import Column, parse_contract
 from fedshare.contract.signing import Decision, sign_decision, verify_decision
 from fedshare.errors import ConfigError, ProtocolError, RefusedError
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare.contract.signing import Verdict
 
+    from .audit_client import AuditClient
     from .config import NodeConfig
     from .state import NodeState
 
@@ -37,6 +41,7 @@ __all__ = [
     "FetchedContract",
     "decide",
     "own_columns",
+    "revoke",
     "tls_identity",
     "verify_own_part",
 ]
@@ -44,6 +49,8 @@ __all__ = [
 T = TypeVar("T")
 _CALL_SECONDS = 20.0
 _MIN_DIGEST_DIGITS = 8
+# Of the reason in an entry of the audit log.
+_MAX_REASON = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,13 @@ class FetchedContract:
         contract: parsed.
         status: where it stands, in the coordinator's word.
         decisions: signed decision by party id; untrusted until verified against the keys in the contract.
+        revocations: entries by which parties took their approval back; untrusted likewise.
     """
 
     contract: Contract
     status: str
     decisions: Mapping[str, bytes]
+    revocations: tuple[bytes, ...] = ()
 
     def verdicts(self) -> dict[str, str]:
         """Return what each party has validly said, by party id; "no decision" if nothing."""
@@ -85,6 +94,19 @@ class FetchedContract:
                 continue
             if decision.contract_digest == self.contract.digest():
                 found[party.id] = decision.verdict
+        return found | dict.fromkeys(self.revoked_by(), "revoke")
+
+    def revoked_by(self) -> list[str]:
+        """Return the parties that have validly taken their approval back."""
+        keys = {party.id: party.identity_key_bytes() for party in self.contract.parties}
+        found = []
+        for data in self.revocations:
+            with suppress(ProtocolError):
+                entry = Entry.parse(data)
+                said = entry.statement
+                if isinstance(said, Revocation) and said.contract_digest == self.contract.digest():
+                    EntryVerifier().verify(entry, keys.get(said.issuer, b""))
+                    found.append(said.issuer)
         return found
 
 
@@ -143,16 +165,18 @@ class ContractClient:
                 f"asked for contract {digest[:12]}, found {contract.digest()[:12]}; report it to the operator"
             )
         decisions = {each.party: each.envelope for each in response.decisions}
-        return FetchedContract(contract, _status(response.status), decisions)
+        return FetchedContract(contract, _status(response.status), decisions, tuple(response.revocations))
 
-    def submit(self, digest: str, verdict: Verdict, envelope: bytes) -> str:
+    def submit(self, digest: str, verdict: Verdict, envelope: bytes, entry: bytes) -> str:
         """Hand in this party's signed decision and return where the contract stands now.
 
         Raises:
             RefusedError: the contract has expired or has another decision of this party.
         """
         decision = wire.DECISION_APPROVE if verdict == "approve" else wire.DECISION_REJECT
-        request = wire.SubmitDecisionRequest(digest=digest, decision=decision, envelope=envelope)
+        request = wire.SubmitDecisionRequest(
+            digest=digest, decision=decision, envelope=envelope, audit_entry=entry
+        )
         try:
             response = self._call(lambda stub: stub.SubmitDecision(request, timeout=_CALL_SECONDS))
         except RefusedError:
@@ -208,6 +232,14 @@ def verify_own_part(contract: Contract, config: NodeConfig, state: NodeState) ->
             "the contract names another Flower key for this party: enrol again and draft a new contract",
             party=party,
         )
+    trust = state.log_trust()
+    verify_log(
+        contract,
+        party,
+        log_key=trust.log_key,
+        coordinator_key=trust.coordinator_key,
+        witness_key=state.witness_signer(party).key.vkey,
+    )
     verify_columns(contract, party, own_columns(config))
     alignment = contract.alignment
     verify_setting(party, "identifier_kind", alignment.identifier, data.identifier_kind)
@@ -248,11 +280,50 @@ def decide(
             )
     state.save_contract(contract, now)
     decision = Decision(contract_digest=digest, party=config.party, verdict=verdict, reason=reason, time=now)
-    state.save_decision(digest, verdict, sign_decision(decision, state.identity()), now)
+    about = {"issuer": config.party, "issued_at": int(now.timestamp()), "contract_digest": digest}
+    said = (
+        Approval.model_validate(about)
+        if verdict == "approve"
+        else Rejection.model_validate({**about, "reason": reason[:_MAX_REASON]})
+    )
+    entry = EntrySigner(state.identity()).sign(said)
+    state.save_decision(digest, verdict, sign_decision(decision, state.identity()), entry, now)
     stored = state.decision(digest)
     if stored is None:
         raise ConfigError("the decision was not stored; try again")
-    return client.submit(digest, verdict, stored.envelope)
+    return client.submit(digest, verdict, stored.envelope, stored.entry)
+
+
+def revoke(
+    contract: Contract,
+    config: NodeConfig,
+    state: NodeState,
+    client: AuditClient,
+    *,
+    reason: str,
+    now: datetime,
+) -> None:
+    """Take this party's approval back: from here on this node refuses, and then everyone else is told.
+
+    Asking again hands in the same bytes again.
+
+    Raises:
+        ConfigError: this party has not approved the contract.
+        RefusedError: the coordinator does not know of the approval.
+        UnavailableError: the coordinator cannot be told; this node refuses all the same.
+    """
+    digest = contract.digest()
+    if state.approved_contract(digest) is None:
+        raise ConfigError(
+            f"this party has not approved contract {digest[:12]}: there is nothing to take back"
+        )
+    said = Revocation(
+        issuer=config.party,
+        issued_at=int(now.timestamp()),
+        contract_digest=digest,
+        reason=reason[:_MAX_REASON],
+    )
+    client.submit([state.save_revocation(digest, EntrySigner(state.identity()).sign(said))])
 
 
 def _status(number: wire.ContractStatus.ValueType) -> str:

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import grpc
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from fedshare.audit.entries import EntrySigner
+from fedshare.audit.notes import ED25519, NoteKey
+from fedshare.audit.statements import Enrolment
 from fedshare.errors import ConfigError, ProtocolError, UnavailableError
 from fedshare.identity.certificates import create_request, public_key_digest, read_client
-from fedshare.identity.keys import fingerprint
+from fedshare.identity.keys import PUBLIC_KEY_BYTES, encode_public_key, fingerprint
 from fedshare.wire.v1 import enrolment_pb2 as wire
 from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 from .exchange import error_of
+from .state import LogTrust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,8 +115,9 @@ def enrol(invitation: Invitation, config: NodeConfig, state: NodeState) -> tuple
     """Exchange this node's public keys for its certificate, store it, and return who is enrolled.
 
     1. The invitation is for this party and this role, and the node is not enrolled yet with these keys.
-    2. The request is signed by the identity key.
-    3. What comes back is a certificate of this party, for its own key, of the invitation's authority.
+    2. The request is signed by the identity key, and so is the entry by which this party enters the audit log.
+    3. What comes back is a certificate of this party, for its own key, of the invitation's authority, and the
+       keys of the audit log.
 
     Raises:
         ConfigError: the invitation is for another party, or the node has no keys.
@@ -125,14 +130,24 @@ def enrol(invitation: Invitation, config: NodeConfig, state: NodeState) -> tuple
             f"the invitation is for {invitation.party} as {invitation.role}, node.yaml for {config.party} as "
             f"{config.role}; correct node.yaml or ask for another invitation"
         )
+    identity = state.identity()
+    said = Enrolment(
+        issuer=config.party,
+        issued_at=int(time.time()),
+        role=config.role,
+        identity_key=encode_public_key(identity.public_bytes()),
+        flower_key=state.flower_public_text().decode(),
+        witness_key=state.witness_signer(config.party).key.vkey,
+    )
     request = wire.EnrolRequest(
         party=config.party,
         role=ROLES[config.role],
         certificate_request=create_request(state.tls_key(), config.party),
-        identity_key=state.identity().public_bytes(),
+        identity_key=identity.public_bytes(),
         flower_key=state.flower_public_text(),
+        audit_entry=EntrySigner(identity).sign(said),
     )
-    request.signature = state.identity().sign(request.SerializeToString(deterministic=True))  # 2
+    request.signature = identity.sign(request.SerializeToString(deterministic=True))  # 2
     tls = TlsIdentity(
         invitation.ca_certificate.encode(),
         invitation.certificate.encode(),
@@ -144,9 +159,9 @@ def enrol(invitation: Invitation, config: NodeConfig, state: NodeState) -> tuple
         response = with_retries(
             lambda: stub.Enrol(request, timeout=_CALL_SECONDS), address, config.limits.connect_timeout_seconds
         )
-    _verify_response(response, invitation, config, state)  # 3
+    trust = _verify_response(response, invitation, config, state)  # 3
     state.save_enrolment(
-        response.certificate, response.certificate_authority, config.coordinator.ca_certificate
+        response.certificate, response.certificate_authority, config.coordinator.ca_certificate, trust
     )
     return tuple(
         EnrolledParty(
@@ -188,7 +203,7 @@ def with_retries(call: Callable[[], T], address: str, timeout_seconds: float) ->
 
 def _verify_response(
     response: wire.EnrolResponse, invitation: Invitation, config: NodeConfig, state: NodeState
-) -> None:
+) -> LogTrust:
     if response.certificate_authority.strip() != invitation.ca_certificate.encode().strip():
         raise ProtocolError(
             "the coordinator answered with another authority than the invitation's; do not go on"
@@ -199,3 +214,8 @@ def _verify_response(
         raise ProtocolError(
             "the coordinator answered with a certificate that is not for this node and its key"
         )
+    if NoteKey.parse(response.log_key).kind != ED25519:
+        raise ProtocolError("the coordinator answered with a log key of another type than Ed25519")
+    if len(response.coordinator_key) != PUBLIC_KEY_BYTES:
+        raise ProtocolError(f"expected a coordinator's key of {PUBLIC_KEY_BYTES} bytes, found another length")
+    return LogTrust(response.log_key, encode_public_key(response.coordinator_key))

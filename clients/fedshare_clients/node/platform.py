@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedshare.audit.notes import NoteKey
 from fedshare.contract.codedigest import installed_code_digest
+from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.errors import FedshareError, RefusedError
+from fedshare_clients.auditor.witness import Witness
 
-from .contracts import ContractClient, verify_own_part
+from .audit_client import AuditClient
+from .contracts import ContractClient, tls_identity, verify_own_part
 from .data import load
 from .exchange import ExchangeClient
 from .executor import run_node as take_tasks
+from .gate import PhaseGate
 from .privacy import PrivacyAccount
 from .service import NodeService
 from .state import RunRecord, write_private
 from .supernode import SuperNodeSettings
 from .trail import Trail
+from .witness_link import WitnessLink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +59,9 @@ class NodePlatform:
         self._config = config
         self._state = state
         self._trail = trail
+        self._gate = PhaseGate(
+            AuditClient(config.coordinator.address, tls_identity(config, state)), state, config.party
+        )
         self._contracts = ContractClient(config, state)
         self._transports: dict[int, ExchangeClient] = {}
         self._tls = (
@@ -91,7 +100,13 @@ class NodePlatform:
             raise RefusedError(
                 "contract_unsigned", f"this party has not approved contract {digest[:12]}", party=self.party
             )
-        return contract, self._contracts.fetch(digest).decisions
+        fetched = self._contracts.fetch(digest)
+        verify_not_revoked(contract, self.party, fetched.revoked_by())
+        return contract, fetched.decisions
+
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        """Return once the phase may begin; see ``PhaseGate``."""
+        self._gate.await_opening(contract, run_id, phase)
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
@@ -153,6 +168,7 @@ class NodePlatform:
             write_private(self._state.run_folder(run_id) / "customers.parquet", buffer.getvalue())
         self._state.write_run_json(run_id, "result.json", result)
         self._trail.note("completed", run_id, contract=result["contract_digest"])
+        self._trail.commit_head(run_id, self.randomness)
         self._save(run_id, result["contract_digest"], "completed", "evaluate", "model complete")
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
@@ -166,6 +182,7 @@ class NodePlatform:
         try:
             self._state.write_run_json(run_id, "failure.json", account)
             self._trail.note("failed", run_id, phase=phase[:64], message=str(error)[:2000])
+            self._trail.commit_head(run_id, self.randomness)
             self._save(run_id, "", "failed", phase, str(error))
         except FedshareError as storage:
             _log.error("run %d: the cause could not be stored: %s", run_id, storage)
@@ -200,12 +217,18 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
     def ready(_: SuperNode) -> None:
         _log.info("%s waits for runs of %s", config.party, config.coordinator.fleet)
 
-    trail = Trail(
-        config.party,
-        state.identity(),
-        state.private_log_folder,
-        state.private_log_signer(config.party),
-        time.time,
-    )
-    with trail:
+    address, tls = config.coordinator.address, tls_identity(config, state)
+    log_key = NoteKey.parse(state.log_trust().log_key)
+    with (
+        Trail(
+            config.party,
+            state.identity(),
+            state.private_log_folder,
+            state.private_log_signer(config.party),
+            AuditClient(address, tls).submit,
+            time.time,
+        ) as trail,
+        Witness(state.witness_folder, state.witness_signer(config.party), [log_key], time.time) as witness,
+        WitnessLink(address, tls, witness),
+    ):
         take_tasks(settings, NodeService(NodePlatform(config, state, trail)), stopping, ready)

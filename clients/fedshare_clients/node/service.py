@@ -74,6 +74,14 @@ class Platform(Protocol):
             RefusedError: this party has not approved a contract with this digest.
         """
 
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        """Return once the opening of the phase is in the audit log and the contract's witnesses have seen it.
+
+        Raises:
+            RefusedError: what the coordinator shows is no such opening, or this party took its approval back.
+            UnavailableError: the witnesses have not seen it in time.
+        """
+
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
 
@@ -176,6 +184,7 @@ class NodeService:
         try:
             self._verify_next(run_id, run, phase, str(content["contract_digest"]))
             verify_valid(run.contract, self._platform.party, self._platform.now())
+            self._platform.await_opening(run.contract, run_id, phase)
             return self._take(run_id, run, phase, content)
         finally:
             run.busy.release()
@@ -252,6 +261,7 @@ class NodeService:
             now=platform.now(),
         )
         self._count_run(contract, 0)
+        platform.await_opening(contract, run_id, "hello")
         table = platform.load_table(contract)
         report = platform.progress(run_id, contract)
         role: FeatureHolder | LabelHolder

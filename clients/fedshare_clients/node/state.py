@@ -12,6 +12,9 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     holdout-seed          decides which customers are held out (label holders)
     label-key             decides which outcomes are flipped where a contract asks for noise (label holders)
     coordinator-ca.pem    the coordinator's authority, from enrolment
+    log-trust.json        the keys of the coordinator's audit log, from enrolment
+    seen.checkpoint       the last tree of that log on which this node acted
+    witness/              the last tree of that log that this node cosigned; never restore it from a backup
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
@@ -24,7 +27,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,9 +39,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from fedshare.audit.notes import NoteSigner
+from fedshare.audit.checkpoint import Checkpoint
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import parse_contract
-from fedshare.errors import ConfigError, StorageError
+from fedshare.errors import ConfigError, ProtocolError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.budget import Spending
@@ -50,14 +54,16 @@ if TYPE_CHECKING:
 
     from fedshare.contract.model import Contract
 
-__all__ = ["NodeState", "OwnDecision", "RunRecord", "write_private"]
+__all__ = ["LogTrust", "NodeState", "OwnDecision", "RunRecord", "write_private"]
 
+_MIN_DIGEST_DIGITS = 8
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contracts (
     digest TEXT PRIMARY KEY, canonical BLOB NOT NULL, seen_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS decisions (
     digest TEXT PRIMARY KEY REFERENCES contracts (digest), verdict TEXT NOT NULL, envelope BLOB NOT NULL,
-    decided_at TEXT NOT NULL);
+    entry BLOB NOT NULL, decided_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS revocations (digest TEXT PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (
     digest TEXT NOT NULL, what TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (digest, what));
 CREATE TABLE IF NOT EXISTS privacy (
@@ -76,17 +82,32 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 @dataclass(frozen=True, slots=True)
+class LogTrust:
+    """The keys of the coordinator's audit log, as this node first heard of them.
+
+    Attributes:
+        log_key: verifier key of the log.
+        coordinator_key: of what the coordinator states, base64 of 32 bytes.
+    """
+
+    log_key: str
+    coordinator_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class OwnDecision:
     """What this party said to a contract; it is final.
 
     Attributes:
         verdict: ``approve`` or ``reject``.
         envelope: the signed statement.
+        entry: the same for the audit log.
         decided_at: when, ISO 8601.
     """
 
     verdict: str
     envelope: bytes
+    entry: bytes
     decided_at: str
 
 
@@ -213,6 +234,41 @@ class NodeState:
         key = IdentityKey.from_pem(self._read("private-log-key.pem"))
         return NoteSigner(f"{party}/private-log", key.signing_key)
 
+    def witness_signer(self, party: str) -> NoteSigner:
+        """Return the key that cosigns the coordinator's log. Raises as ``identity``."""
+        key = IdentityKey.from_pem(self._read("witness-key.pem"))
+        return NoteSigner(f"{party}/witness", key.signing_key, COSIGNATURE)
+
+    @property
+    def witness_folder(self) -> Path:
+        """Return the memory of the witness."""
+        return self.folder / "witness"
+
+    def log_trust(self) -> LogTrust:
+        """Return the keys that enrolment brought. Raises as ``identity``."""
+        try:
+            return LogTrust(**json.loads(self._read("log-trust.json")))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{self.folder / 'log-trust.json'}: expected the log's keys; restore it"
+            ) from error
+
+    def seen_checkpoint(self) -> Checkpoint | None:
+        """Return the last tree of the coordinator's log on which this node acted, or None.
+
+        Raises:
+            StorageError: there is one and it cannot be read: the node must not forget it.
+        """
+        path = self.folder / "seen.checkpoint"
+        try:
+            return Checkpoint.parse(path.read_bytes().decode()) if path.exists() else None
+        except (OSError, ProtocolError, UnicodeDecodeError) as error:
+            raise StorageError(f"{path}: cannot be read; compare the log with another institution") from error
+
+    def save_seen_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Remember the tree on which this node acts now, before it does."""
+        write_private(self.folder / "seen.checkpoint", checkpoint.text.encode())
+
     @property
     def private_log_folder(self) -> Path:
         """Return the folder of this institution's own audit log."""
@@ -261,9 +317,12 @@ class NodeState:
         except ValueError as error:
             raise ConfigError(f"{self.folder / name}: expected 64 hexadecimal digits") from error
 
-    def save_enrolment(self, certificate: bytes, authority: bytes, authority_path: Path) -> None:
+    def save_enrolment(
+        self, certificate: bytes, authority: bytes, authority_path: Path, log_trust: LogTrust
+    ) -> None:
         """Store what enrolment brought; the certificate last, because it is what counts as enrolled."""
         write_private(authority_path, authority)
+        write_private(self.folder / "log-trust.json", json.dumps(asdict(log_trust)).encode() + b"\n")
         write_private(self.folder / "tls-certificate.pem", certificate)
 
     def save_contract(self, contract: Contract, now: datetime) -> None:
@@ -274,7 +333,7 @@ class NodeState:
                 (contract.digest(), contract.canonical(), now.isoformat(timespec="seconds")),
             )
 
-    def save_decision(self, digest: str, verdict: str, envelope: bytes, now: datetime) -> None:
+    def save_decision(self, digest: str, verdict: str, envelope: bytes, entry: bytes, now: datetime) -> None:
         """Store this party's signed decision before it is handed in; a second one for a contract is refused.
 
         Raises:
@@ -288,15 +347,15 @@ class NodeState:
             )
         with self._database() as database:
             database.execute(
-                "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)",
-                (digest, verdict, envelope, now.isoformat(timespec="seconds")),
+                "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)",
+                (digest, verdict, envelope, entry, now.isoformat(timespec="seconds")),
             )
 
     def decision(self, digest: str) -> OwnDecision | None:
         """Return what this party said to a contract, or None."""
         with self._database() as database:
             row = database.execute(
-                "SELECT verdict, envelope, decided_at FROM decisions WHERE digest = ?", (digest,)
+                "SELECT verdict, envelope, entry, decided_at FROM decisions WHERE digest = ?", (digest,)
             ).fetchone()
         return None if row is None else OwnDecision(*row)
 
@@ -331,6 +390,41 @@ class NodeState:
                 (digest,),
             ).fetchone()
         return None if row is None else parse_contract(bytes(row[0]))
+
+    def find_approved(self, word: str) -> Contract:
+        """Return the contract that ``word`` means, its name or 8 digits or more of its digest, as approved here.
+
+        Raises:
+            ConfigError: this party has approved none or several that it may mean.
+        """
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT canonical FROM contracts JOIN decisions USING (digest) WHERE verdict = 'approve'"
+            ).fetchall()
+        contracts = [parse_contract(bytes(row[0])) for row in rows]
+        found = [
+            each
+            for each in contracts
+            if word == each.name or (len(word) >= _MIN_DIGEST_DIGITS and each.digest().startswith(word))
+        ]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{len(found)} contracts that this party has approved are called {word}: give more of its digest"
+            )
+        return found[0]
+
+    def save_revocation(self, digest: str, entry: bytes) -> bytes:
+        """Store that this party takes its approval back, and return the entry that counts: the first one."""
+        with self._database() as database:
+            database.execute("INSERT OR IGNORE INTO revocations VALUES (?, ?)", (digest, entry))
+        stored = self.revocation(digest)
+        return entry if stored is None else stored
+
+    def revocation(self, digest: str) -> bytes | None:
+        """Return the entry by which this party took its approval of a contract back, or None."""
+        with self._database() as database:
+            row = database.execute("SELECT entry FROM revocations WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def spend(self, digest: str, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of a contract's limits, and add ``amount`` to it unless that exceeds ``limit``.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
+from fedshare.audit.commitments import commit
 from fedshare.audit.entries import Entry, EntrySigner
 from fedshare.audit.log import AuditLog
-from fedshare.audit.statements import PrivateEvent
+from fedshare.audit.statements import PrivateEvent, PrivateHead
 from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import TILE_WIDTH, read_bundle
 from fedshare.errors import ParameterError
@@ -37,6 +38,7 @@ class Trail:
         identity: its key.
         folder: of the private log.
         signer: of the private log.
+        hand_in: takes the entries that belong into the common log, too.
         clock: answers POSIX seconds.
 
     Raises:
@@ -49,10 +51,12 @@ class Trail:
         identity: IdentityKey,
         folder: Path,
         signer: NoteSigner,
+        hand_in: Callable[[list[bytes]], object],
         clock: Callable[[], float],
     ) -> None:
         self._party = party
         self._signer = EntrySigner(identity)
+        self._hand_in = hand_in
         self._clock = clock
         self._guard = threading.Lock()
         self._private = AuditLog.open(folder, signer)
@@ -65,7 +69,9 @@ class Trail:
         self._private.close()
 
     def log(self, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401 - the statement checks them
-        """Sign a statement about what this party did and log it; durable when this returns.
+        """Sign a statement about what this party did and log it, in the common log too unless it is private.
+
+        It is durable here before it is handed in, and in the common log when this returns.
 
         Args:
             kind: one of ``fedshare.audit.statements``; the issuer and the time are filled in.
@@ -73,7 +79,9 @@ class Trail:
 
         Raises:
             ParameterError: the statement has no such fields, or not such values.
+            RefusedError: it is about a run that is closed in the common log.
             StorageError: the disk refused.
+            UnavailableError: the coordinator cannot be reached.
         """
         with self._guard:
             # Later than every time before: an auditor takes an equal one for a replay.
@@ -83,11 +91,21 @@ class Trail:
             except ValidationError as error:
                 raise ParameterError(f"expected the fields of {kind.__name__}, found others") from error
             self._latest = issued_at
-            self._private.append([self._signer.sign(statement)])
+            entry = self._signer.sign(statement)
+            self._private.append([entry])
+        if not isinstance(statement, PrivateEvent):
+            self._hand_in([entry])
 
     def note(self, event: str, run_id: int, **facts: str) -> None:
         """Keep an event in the private log only. Raises as ``log``."""
         self.log(PrivateEvent, event=event, run_id=str(run_id), facts=facts)
+
+    def commit_head(self, run_id: int, randomness: Callable[[int], bytes]) -> None:
+        """Pin the private log down in the common one, without showing it. Raises as ``log``."""
+        head = self._private.checkpoint.text.encode()
+        commitment, nonce = commit(head, randomness)
+        self.note("head_committed", run_id, commitment=commitment, nonce=nonce.hex())
+        self.log(PrivateHead, commitment=commitment)
 
 
 def _latest_time(folder: Path, size: int) -> int:

@@ -39,12 +39,25 @@ if TYPE_CHECKING:
     from fedshare.audit.statements import Statement
     from fedshare.identity.keys import IdentityKey
 
-__all__ = ["BATCH_TYPE", "MAX_BATCH", "PAYLOAD_TYPE", "Entry", "EntrySigner", "EntryVerifier"]
+__all__ = ["BATCH_TYPE", "MAX_BATCH", "PAYLOAD_TYPE", "Entry", "EntrySigner", "EntryVerifier", "expect_short"]
 
 PAYLOAD_TYPE = "application/vnd.fedshare.audit.statement.v1+json"
 BATCH_TYPE = "application/vnd.fedshare.audit.batch.v1+json"
 MAX_BATCH = 2**16
 _MAX_CACHED_BATCHES = 4096
+# What a single entry has around its payload: field names, payload type, key id and signature.
+_FRAME_BYTES = 400
+
+
+def expect_short(payload: bytes) -> None:
+    """Check that a statement of these bytes fits an entry, before anyone signs it.
+
+    Raises:
+        ParameterError: it does not.
+    """
+    most = (MAX_ENTRY_BYTES - _FRAME_BYTES) // 4 * 3
+    if len(payload) > most:
+        raise ParameterError(f"expected a statement of at most {most} bytes, found {len(payload)}")
 
 
 def _batch_encoding(root: bytes, size: int) -> bytes:

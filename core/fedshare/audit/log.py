@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from fedshare.audit.notes import NoteSigner
+    from fedshare.audit.notes import NoteKey, NoteSigner
     from fedshare.audit.policy import Policy
 
 __all__ = ["PENDING_PATH", "AuditLog"]
@@ -88,8 +88,8 @@ class AuditLog:
             StorageError: another process has it, the disk refused, or the folder is not the log that it
                 signed.
         """
-        if policy is not None and signer.key not in [log.key for log in policy.logs]:
-            raise ConfigError("expected a policy that names this log's key: correct the policy file")
+        if policy is not None:
+            _expect_own(policy, signer)
         make_folder(folder)
         lock = os.open(folder / _LOCK_PATH, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -120,6 +120,16 @@ class AuditLog:
         self.close()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes entries: not after `close`, nor after the disk has refused."""
+        return self._lock >= 0
+
+    @property
+    def key(self) -> NoteKey:
+        """The key that signs its heads."""
+        return self._signer.key
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The head of everything appended, published or not."""
         return self._checkpoint
@@ -128,6 +138,15 @@ class AuditLog:
     def head(self) -> bytes:
         """The head as the note that this log signed, with the cosignatures it has."""
         return self._head
+
+    def require(self, policy: Policy) -> None:
+        """From here on, publish a head only when it satisfies ``policy``.
+
+        Raises:
+            ConfigError: the policy is for another log.
+        """
+        _expect_own(policy, self._signer)
+        self._policy = policy
 
     def append(self, entries: Sequence[bytes]) -> range:
         """Append ``entries`` durably, all or none, and return their indices.
@@ -285,3 +304,8 @@ class AuditLog:
         if checkpoint.origin != self._signer.key.name:
             raise StorageError(f"the log's {path} is of another log: {_RESTART}")
         return checkpoint, data
+
+
+def _expect_own(policy: Policy, signer: NoteSigner) -> None:
+    if signer.key not in [log.key for log in policy.logs]:
+        raise ConfigError("expected a policy that names this log's key: correct the policy file")

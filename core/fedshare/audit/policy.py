@@ -19,9 +19,9 @@ from fedshare.audit.notes import COSIGNATURE, ED25519, Note, NoteKey, open_note
 from fedshare.errors import ConfigError, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Group", "LogEntry", "Policy", "WitnessEntry"]
+__all__ = ["Group", "LogEntry", "Policy", "WitnessEntry", "any_of"]
 
 _MAX_POLICY_BYTES = 1_000_000
 _NONE = "none"
@@ -124,6 +124,25 @@ class Policy:
                 f" policy's quorum {self.quorum} does not accept: do not trust it yet"
             )
         return checkpoint
+
+
+def any_of(log: NoteKey, policies: Sequence[Policy]) -> Policy:
+    """Return the policy for ``log`` that is met when one of ``policies`` is; none is met if there are none.
+
+    Its witnesses go by their verifier keys, because two policies may use one name for two keys.
+    """
+    witnesses: dict[str, WitnessEntry] = {}
+    groups: dict[str, Group] = {}
+    quorums = []
+    for number, policy in enumerate(policies):
+        names = {name: entry.key.vkey for name, entry in policy.witnesses.items()}
+        witnesses |= {entry.key.vkey: entry for entry in policy.witnesses.values()}
+        names |= {name: f"{number} {name}" for name in policy.groups}
+        for name, group in policy.groups.items():
+            groups[names[name]] = Group(group.threshold, tuple(names[member] for member in group.members))
+        quorums.append(names[policy.quorum])
+    groups["any"] = Group(1, tuple(quorums))
+    return Policy((LogEntry(log, ""),), witnesses, groups, "any")
 
 
 class _Parser:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from fedshare.audit.checkpoint import parse_decimal
 from fedshare.errors import FedshareError, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from fedshare.audit.log import AuditLog
 
 __all__ = ["Publication", "Publisher", "WitnessClient"]
+
+# A signature line, or why there is none.
+_Answer: TypeAlias = "str | FedshareError"
 
 
 class WitnessClient(Protocol):
@@ -51,11 +54,17 @@ class Publisher:
 
     Args:
         witnesses: by name, for the failures that are reported.
+        ask: ``map``, or one that asks several witnesses at a time.
     """
 
-    def __init__(self, witnesses: Mapping[str, WitnessClient]) -> None:
+    def __init__(
+        self,
+        witnesses: Mapping[str, WitnessClient],
+        ask: Callable[[Callable[[str], _Answer], Iterable[str]], Iterable[_Answer]] = map,
+    ) -> None:
         self._witnesses = witnesses
         self._sizes = dict.fromkeys(witnesses, 0)
+        self._ask_all = ask
 
     def publish(self, log: AuditLog) -> Publication:
         """Ask every witness to cosign the head of ``log``, and publish it if its policy is satisfied.
@@ -63,14 +72,23 @@ class Publisher:
         Raises:
             StorageError: the disk refused.
         """
-        lines: list[str] = []
-        failures: dict[str, str] = {}
-        for name in self._witnesses:
-            try:
-                lines.append(self._ask(log, name))
-            except FedshareError as error:
-                failures[name] = str(error)
-        return Publication(log.publish(lines), failures)
+        answers = dict(
+            zip(
+                self._witnesses,
+                self._ask_all(lambda name: self._try(log, name), self._witnesses),
+                strict=True,
+            )
+        )
+        failures = {name: str(said) for name, said in answers.items() if isinstance(said, FedshareError)}
+        return Publication(
+            log.publish([said for said in answers.values() if isinstance(said, str)]), failures
+        )
+
+    def _try(self, log: AuditLog, name: str) -> _Answer:
+        try:
+            return self._ask(log, name)
+        except FedshareError as error:
+            return error
 
     def _ask(self, log: AuditLog, name: str) -> str:
         ask, size = self._witnesses[name], log.checkpoint.size

@@ -146,10 +146,12 @@ class RunOpened(_RunStatement):
 
     Attributes:
         code_digest: of the wheel that it asks the nodes to run.
+        model_run: the training run whose model is served; empty in a run that trains.
     """
 
     kind: Literal["run_opened"] = "run_opened"
     code_digest: Digest
+    model_run: RunId | Literal[""] = ""
 
 
 class RunClosed(_RunStatement):

@@ -11,6 +11,8 @@ Each refusal has its own code.
 ``role_differs``        the contract gives this party another role
 ``columns_differ``      the configured columns are not the contract's
 ``code_digest_differs`` the installed code is not the contract's
+``log_differs``         the contract names another audit log, or another witness key for this party
+``contract_revoked``    a party took its approval back
 ``configuration_differs`` a setting of the node contradicts the contract
 ``quota_exceeded``      a bank asks for more identifiers than agreed, over all runs
 ``runs_exhausted``      every run that the contract allows has begun
@@ -28,7 +30,7 @@ from fedshare.errors import ProtocolError, RefusedError
 from .signing import verify_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
     from .model import Column, Contract, Role
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "verify_columns",
+    "verify_log",
     "verify_model",
+    "verify_not_revoked",
     "verify_party",
     "verify_quota",
     "verify_ready",
@@ -147,6 +151,50 @@ def verify_signed(contract: Contract, decisions: Mapping[str, bytes], party: str
     if missing:
         raise RefusedError(
             "contract_unsigned", f"the contract lacks a valid approval of {', '.join(missing)}", party=party
+        )
+
+
+def verify_not_revoked(contract: Contract, party: str, revoked_by: Collection[str]) -> None:
+    """Check that no party took its approval back.
+
+    Raises:
+        RefusedError: one did.
+    """
+    if revoked_by:
+        raise RefusedError(
+            "contract_revoked",
+            f"{', '.join(sorted(revoked_by))} took the approval of contract {contract.name} back",
+            party=party,
+        )
+
+
+def verify_log(
+    contract: Contract, party: str, *, log_key: str, coordinator_key: str, witness_key: str
+) -> None:
+    """Check that the contract's audit log is the one that ``party`` knows, and counts its own witness.
+
+    Args:
+        contract: what is to be signed or run.
+        party: this party.
+        log_key: verifier key of the log, from enrolment.
+        coordinator_key: of what the coordinator states, base64, from enrolment.
+        witness_key: verifier key of this party's witness.
+
+    Raises:
+        RefusedError: it is another one.
+    """
+    terms = contract.log
+    if (terms.key, terms.coordinator_key) != (log_key, coordinator_key):
+        raise RefusedError(
+            "log_differs",
+            "the contract names other keys of the audit log than enrolment brought: ask the operator why",
+            party=party,
+        )
+    if terms.witnesses.get(party) != witness_key:
+        raise RefusedError(
+            "log_differs",
+            "the contract does not name this node's own witness key: enrol again and draft a new contract",
+            party=party,
         )
 
 

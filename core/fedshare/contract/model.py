@@ -30,6 +30,7 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
+from .log import LogTerms  # noqa: TC001  pydantic reads it
 from .privacy import Privacy
 from .scoring import Scoring  # noqa: TC001  pydantic reads it
 
@@ -232,6 +233,7 @@ class Contract(_Strict):
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
     scoring: Scoring | None = None
     privacy: Privacy = Privacy()
+    log: LogTerms
     valid_from: datetime
     valid_until: datetime
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 365

@@ -1,10 +1,9 @@
 """What the coordinator remembers: parties, invitations, contracts, decisions, runs, progress and events.
 
 SQLite in the state folder by default, PostgreSQL by URL. Nothing here is secret from the operator and nothing
-carries
-data: identifiers, public keys, digests, signed decisions and counts. Contracts and decisions are only ever
-    added; the
-database itself refuses to change or delete them.
+carries data: identifiers, public keys, digests, signed decisions and counts. Contracts and decisions are only
+ever added; the database itself refuses to change or delete them. What belongs into the audit log is stored
+with what it is about, in one transaction, and moved into the log by `fedshare_server.notary`.
 
 Example::
 
@@ -17,6 +16,7 @@ from fedshare_server.storage.records import (
     DecisionRecord,
     EventRecord,
     InvitationRecord,
+    LogRecord,
     PartyRecord,
     ProgressRecord,
     RunRecord,
@@ -28,6 +28,7 @@ __all__ = [
     "DecisionRecord",
     "EventRecord",
     "InvitationRecord",
+    "LogRecord",
     "PartyRecord",
     "ProgressRecord",
     "RunRecord",

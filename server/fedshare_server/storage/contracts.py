@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from fedshare.audit.statements import ContractPublished
 from fedshare.errors import ConfigError, RefusedError
-from fedshare_server.storage.database import Database
+from fedshare_server.storage.log import LogStore
 from fedshare_server.storage.records import ContractRecord, DecisionRecord
-from fedshare_server.storage.tables import Contract, ContractParty, Decision, Event
+from fedshare_server.storage.tables import Contract, ContractParty, Decision, Event, Revocation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,16 +22,21 @@ __all__ = ["ContractStore"]
 _SHORTEST_PREFIX = 8
 
 
-class ContractStore(Database):
+class ContractStore(LogStore):
     """What has been drafted and who has signed it."""
 
     def add_contract(self, digest: str, name: str, canonical: bytes, parties: Sequence[str]) -> None:
-        """Store a contract; storing the same one again changes nothing."""
+        """Store a contract and have it logged; storing the same one again changes nothing.
+
+        Raises:
+            ConfigError: it is too long for the audit log.
+        """
         with self.transaction() as session:
             if session.scalar(select(Contract).where(Contract.digest == digest)) is not None:
                 return
             session.add(Contract(digest=digest, name=name, canonical=canonical, drafted_at=self.now()))
             session.flush()
+            self._say(session, ContractPublished, contract_digest=digest, document=canonical.decode())
             session.add_all(ContractParty(digest=digest, party=party) for party in parties)
             text = f"contract {name} ({digest[:12]}) is drafted for {', '.join(sorted(parties))}"
             session.add(Event(at=self.now(), run_id=None, party="", kind="contract_drafted", text=text))
@@ -44,6 +50,11 @@ class ContractStore(Database):
             )
         with self.transaction() as session:
             return [_contract(session, row) for row in session.scalars(query)]
+
+    def contract_count(self) -> int:
+        """Return how many contracts there are."""
+        with self.transaction() as session:
+            return session.scalar(select(func.count()).select_from(Contract)) or 0
 
     def find_contract(self, digest: str) -> ContractRecord | None:
         """Return the contract with this digest, or ``None``."""
@@ -88,10 +99,10 @@ class ContractStore(Database):
         """Return the decisions on a contract by party."""
         with self.transaction() as session:
             rows = session.scalars(select(Decision).where(Decision.digest == digest).order_by(Decision.party))
-            return [_decision(row) for row in rows]
+            return [_decision(session, row) for row in rows]
 
-    def add_decision(self, digest: str, party: str, approved: bool, envelope: bytes) -> None:
-        """Store the final word of ``party``; handing in the same bytes again changes nothing.
+    def add_decision(self, digest: str, party: str, approved: bool, envelope: bytes, entry: bytes) -> None:
+        """Store the final word of ``party`` and its entry for the log; the same word again changes nothing.
 
         Raises:
             RefusedError: the contract does not name the party, or the party has decided before.
@@ -113,9 +124,34 @@ class ContractStore(Database):
                     digest=digest, party=party, approved=approved, envelope=envelope, decided_at=self.now()
                 )
             )
+            self._add_entry(session, entry)
             verb = "approved" if approved else "rejected"
             text = f"{party} has {verb} contract {digest[:12]}"
             session.add(Event(at=self.now(), run_id=None, party=party, kind=f"contract_{verb}", text=text))
+
+    def revocations(self, digest: str) -> dict[str, bytes]:
+        """Return the entries of those who took back their approval of a contract, by party."""
+        with self.transaction() as session:
+            rows = session.scalars(select(Revocation).where(Revocation.digest == digest))
+            return {row.party: row.entry for row in rows}
+
+    def revoke(self, digest: str, party: str, entry: bytes) -> int:
+        """Store that ``party`` takes its approval back and return its entry's number; again changes nothing.
+
+        Raises:
+            RefusedError: the party has not approved such a contract.
+        """
+        with self.transaction() as session:
+            decision = session.get(Decision, (digest, party))
+            if decision is None or not decision.approved:
+                raise RefusedError("not_approved", f"{party} has approved no contract {digest[:12]}")
+            if session.get(Revocation, (digest, party)) is None:
+                session.add(Revocation(digest=digest, party=party, entry=entry))
+                text = f"{party} has revoked its approval of contract {digest[:12]}"
+                session.add(
+                    Event(at=self.now(), run_id=None, party=party, kind="contract_revoked", text=text)
+                )
+            return self._add_entry(session, entry)
 
 
 def _contract(session: Session, row: Contract) -> ContractRecord:
@@ -125,5 +161,6 @@ def _contract(session: Session, row: Contract) -> ContractRecord:
     return ContractRecord(row.digest, row.name, row.canonical, tuple(parties), row.drafted_at)
 
 
-def _decision(row: Decision) -> DecisionRecord:
-    return DecisionRecord(row.digest, row.party, row.approved, row.envelope, row.decided_at)
+def _decision(session: Session, row: Decision) -> DecisionRecord:
+    is_revoked = session.get(Revocation, (row.digest, row.party)) is not None
+    return DecisionRecord(row.digest, row.party, row.approved, row.envelope, row.decided_at, is_revoked)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from fedshare.errors import RefusedError
-from fedshare_server.storage.database import Database
+from fedshare_server.storage.log import LogStore
 from fedshare_server.storage.records import InvitationRecord, PartyRecord
 from fedshare_server.storage.tables import Event, Invitation, Party
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["PartyStore"]
 
 
-class PartyStore(Database):
+class PartyStore(LogStore):
     """Who is enrolled and who is invited."""
 
     def parties(self) -> list[PartyRecord]:
@@ -81,8 +81,8 @@ class PartyStore(Database):
         with self.transaction() as session:
             return _invitation(_usable(session, key_digest, self.now()))
 
-    def enrol(self, key_digest: str, party: PartyRecord) -> None:
-        """Use up the invitation and store the party it brings, both or neither.
+    def enrol(self, key_digest: str, party: PartyRecord, entry: bytes) -> None:
+        """Use up the invitation and store the party it brings and its entry for the log, all or nothing.
 
         Raises:
             RefusedError: the invitation is unknown, used or expired, or not for this party and role, or
@@ -96,6 +96,7 @@ class PartyStore(Database):
                 Party.party != party.party,
                 (Party.identity_key == party.identity_key)
                 | (Party.flower_key == party.flower_key)
+                | (Party.witness_key == party.witness_key)
                 | (Party.certificate_digest == party.certificate_digest),
             )
             if session.scalar(taken) is not None:
@@ -109,10 +110,12 @@ class PartyStore(Database):
                     role=party.role,
                     identity_key=party.identity_key,
                     flower_key=party.flower_key,
+                    witness_key=party.witness_key,
                     certificate_digest=party.certificate_digest,
                     enrolled_at=party.enrolled_at,
                 )
             )
+            self._add_entry(session, entry)
             self._note(session, party.party, "enrolled", f"{party.party} is enrolled as {party.role}")
 
     def _note(self, session: Session, party: str, kind: str, text: str, run_id: int | None = None) -> None:
@@ -138,7 +141,13 @@ def _usable(session: Session, key_digest: str, now: datetime) -> Invitation:
 
 def _party(row: Party) -> PartyRecord:
     return PartyRecord(
-        row.party, row.role, row.identity_key, row.flower_key, row.certificate_digest, row.enrolled_at
+        row.party,
+        row.role,
+        row.identity_key,
+        row.flower_key,
+        row.witness_key,
+        row.certificate_digest,
+        row.enrolled_at,
     )
 
 

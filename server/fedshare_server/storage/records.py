@@ -13,6 +13,7 @@ __all__ = [
     "DecisionRecord",
     "EventRecord",
     "InvitationRecord",
+    "LogRecord",
     "PartyRecord",
     "ProgressRecord",
     "RunRecord",
@@ -28,6 +29,7 @@ class PartyRecord:
         role: ``feature_holder`` or ``label_holder``.
         identity_key: Ed25519 public key, 32 bytes.
         flower_key: its Flower node's public key, PEM.
+        witness_key: verifier key of its witness.
         certificate_digest: SHA-256 of its TLS public key, hex.
         enrolled_at: when.
     """
@@ -36,6 +38,7 @@ class PartyRecord:
     role: str
     identity_key: bytes
     flower_key: str
+    witness_key: str
     certificate_digest: str
     enrolled_at: datetime
 
@@ -90,6 +93,7 @@ class DecisionRecord:
         approved: whether it signed the contract.
         envelope: the DSSE envelope, JSON.
         decided_at: when it arrived.
+        is_revoked: whether the party took its approval back.
     """
 
     digest: str
@@ -97,6 +101,22 @@ class DecisionRecord:
     approved: bool
     envelope: bytes
     decided_at: datetime
+    is_revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """Something that is said and not in the audit log yet.
+
+    Attributes:
+        number: the position in the order in which it is to be logged.
+        data: an entry, or the coordinator's statement, which is still to be signed.
+        is_signed: which of the two.
+    """
+
+    number: int
+    data: bytes
+    is_signed: bool
 
 
 @dataclass(frozen=True, slots=True)

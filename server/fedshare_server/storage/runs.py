@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fedshare.errors import ConfigError
-from fedshare_server.storage.database import Database
+from fedshare.audit.statements import PhaseClosed, PhaseOpened, RunClosed, RunOpened
+from fedshare.errors import ConfigError, RefusedError
+from fedshare_server.storage.log import (
+    LogStore,
+    close_subject,
+    code_digest_of,
+    is_closed,
+    open_subject,
+)
 from fedshare_server.storage.records import EventRecord, ProgressRecord, RunRecord
-from fedshare_server.storage.tables import Contract, ContractParty, Event, Progress, Run
+from fedshare_server.storage.tables import ContractParty, Event, Progress, Run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -17,24 +25,30 @@ if TYPE_CHECKING:
 __all__ = ["RunStore"]
 
 _MAX_TEXT = 1000
+# As the audit log takes it.
+_WORD = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
-class RunStore(Database):
+class RunStore(LogStore):
     """What the ServerApp, the Exchange and the operator share about a run.
 
     A run is ``running`` until it ends once, as ``completed``, ``refused``, ``failed`` or ``aborted``; the
     first end and its reason stay.
     """
 
-    def open_run(self, run_id: int, digest: str) -> None:
+    def open_run(self, run_id: int, digest: str, model_run: int | None = None) -> None:
         """Store that a run of the contract has begun; doing it again for the same contract changes nothing.
+
+        Args:
+            run_id: Flower's.
+            digest: of the contract.
+            model_run: the training run whose model it serves; ``None`` if it trains.
 
         Raises:
             ConfigError: no contract has this digest, or the run is another contract's.
         """
         with self.transaction() as session:
-            if session.scalar(select(Contract.digest).where(Contract.digest == digest)) is None:
-                raise ConfigError(f"no contract has the digest {digest}")
+            code_digest = code_digest_of(session, digest)
             run = session.get(Run, run_id)
             if run is not None:
                 if run.digest != digest:
@@ -45,13 +59,18 @@ class RunStore(Database):
                     run_id=run_id, digest=digest, phase="", status="running", reason="", started_at=self.now()
                 )
             )
+            fields = {"run_id": str(run_id), "contract_digest": digest}
+            model = "" if model_run is None else str(model_run)
+            self._say(session, RunOpened, **fields, code_digest=code_digest, model_run=model)
             self._log(session, run_id, "", "run_opened", f"run of contract {digest[:12]} is opened")
 
     def set_phase(self, run_id: int, phase: str) -> None:
-        """Store which phase a run is in."""
+        """Store which phase a run is in; in the log, the one before it is closed and this one opened."""
         with self.transaction() as session:
             run = _get(session, run_id)
             if run.phase != phase:
+                self._close_phase(session, run)
+                self._say(session, PhaseOpened, open_subject(run_id, phase), **_fields(run), phase=phase)
                 run.phase = phase
                 self._log(session, run_id, "", "phase", phase)
 
@@ -77,6 +96,54 @@ class RunStore(Database):
         with self.transaction() as session:
             if self._end(session, run_id, status, reason):
                 self._log(session, run_id, "", f"run_{status}", reason or "the run is complete")
+
+    def close_run(self, run_id: int, cause: str = "") -> None:
+        """Have the end of a run logged, after which nobody says anything about it; again changes nothing.
+
+        Args:
+            run_id: a run that has ended.
+            cause: a word for why it did not complete.
+        """
+        with self.transaction() as session:
+            run = _get(session, run_id)
+            if is_closed(session, run_id):
+                return
+            completed = run.status == "completed"
+            if completed:
+                self._close_phase(session, run)
+            outcome = run.status if run.status in {"completed", "refused"} else "failed"
+            self._say(
+                session,
+                RunClosed,
+                close_subject(run_id),
+                **_fields(run),
+                outcome=outcome,
+                cause="" if completed else cause if _WORD.fullmatch(cause) else "failed",
+            )
+
+    def add_run_entry(self, run_id: int, digest: str, party: str, entry: bytes) -> int:
+        """Store what a party states about a run that is not over, and return its number.
+
+        Raises:
+            RefusedError: there is no such run of this contract and party, or it is closed.
+        """
+        with self.transaction() as session:
+            run = session.get(Run, run_id)
+            names = run is not None and session.get(ContractParty, (run.digest, party)) is not None
+            if run is None or run.digest != digest or not names:
+                raise RefusedError("not_a_party", f"{party} is not a party of run {run_id} of this contract")
+            if is_closed(session, run_id):
+                raise RefusedError("run_closed", f"run {run_id} is closed in the log: nothing is added to it")
+            return self._add_entry(session, entry)
+
+    def add_entry(self, entry: bytes) -> int:
+        """Store what a party states about no run, and return its number."""
+        with self.transaction() as session:
+            return self._add_entry(session, entry)
+
+    def _close_phase(self, session: Session, run: Run) -> None:
+        if run.phase:
+            self._say(session, PhaseClosed, **_fields(run), phase=run.phase)
 
     def runs(self) -> list[RunRecord]:
         """Return every run, newest first."""
@@ -150,6 +217,10 @@ class RunStore(Database):
 
     def _log(self, session: Session, run_id: int | None, party: str, kind: str, text: str) -> None:
         session.add(Event(at=self.now(), run_id=run_id, party=party, kind=kind, text=text[:_MAX_TEXT]))
+
+
+def _fields(run: Run) -> dict[str, str]:
+    return {"run_id": str(run.run_id), "contract_digest": run.digest}
 
 
 def _get(session: Session, run_id: int) -> Run:

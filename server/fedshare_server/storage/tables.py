@@ -28,13 +28,15 @@ __all__ = [
     "Decision",
     "Event",
     "Invitation",
+    "LogEntry",
     "Party",
     "Progress",
+    "Revocation",
     "Run",
     "SchemaVersion",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _PARTY = String(32)
 _DIGEST = String(64)
@@ -97,6 +99,7 @@ class Party(Base):
     role: Mapped[str] = mapped_column(String(16))
     identity_key: Mapped[bytes] = mapped_column(LargeBinary)
     flower_key: Mapped[str] = mapped_column(Text)
+    witness_key: Mapped[str] = mapped_column(Text)
     certificate_digest: Mapped[str] = mapped_column(_DIGEST)
     enrolled_at: Mapped[datetime] = mapped_column(Moment)
 
@@ -145,6 +148,29 @@ class Decision(Base):
     approved: Mapped[bool]
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
     decided_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class Revocation(Base):
+    """That a party took its approval back; append-only."""
+
+    __tablename__ = "revocations"
+
+    digest: Mapped[str] = mapped_column(ForeignKey("contracts.digest"), primary_key=True)
+    party: Mapped[str] = mapped_column(_PARTY, primary_key=True)
+    entry: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogEntry(Base):
+    """What is said, in the order in which the audit log takes it."""
+
+    __tablename__ = "log_entries"
+
+    number: Mapped[int] = mapped_column(_Number, primary_key=True, autoincrement=True)
+    digest: Mapped[str] = mapped_column(_DIGEST, unique=True)
+    subject: Mapped[str | None] = mapped_column(String(64), unique=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    is_signed: Mapped[bool]
+    place: Mapped[int | None] = mapped_column(BigInteger, index=True)
 
 
 class Run(Base):
@@ -212,5 +238,5 @@ def _forbid_changes(table: Table) -> None:
             event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
 
 
-for _model in (Contract, ContractParty, Decision, Event):
+for _model in (Contract, ContractParty, Decision, Event, Revocation):
     _forbid_changes(Base.metadata.tables[_model.__tablename__])

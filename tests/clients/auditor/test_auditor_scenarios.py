@@ -491,3 +491,44 @@ def test_an_entry_of_a_private_log_in_the_common_one_is_found(federation):
     federation.honest()
     federation.say(PrivateEvent, "tax", event="failed", facts={"message": "private"})
     assert federation.log().codes() == {"private_event"}
+
+
+def serve(federation, model_run="7", **changes):
+    """Have a run serve a model: one envelope of its last phase never arrives."""
+    federation.open("8", model_run=model_run, **changes)
+    tally = EnvelopeTally()
+    tally.add("partial_scores", "bank-a", "sent", b"on its way")
+    for phase, accounts in (("hello", {}), ("publish", {}), ("serve", {"tax": tally}), ("close", {})):
+        federation.phase(phase, "8", envelopes=[("tax", "bank-a", b"one")], accounts=accounts)
+    federation.finish("8")
+
+
+def test_a_run_that_serves_a_trained_model_is_good(federation):
+    federation.enrol()
+    federation.agree(contract_document(scoring={"quota": 5}))
+    federation.whole_run("7")
+    serve(federation)
+    assert federation.log().codes() == set()
+
+
+def test_serving_what_the_contract_does_not_say_is_found(federation):
+    federation.honest()
+    serve(federation)
+    assert federation.log().codes() == {"serving_not_agreed"}
+
+
+def test_serving_a_model_that_no_completed_run_of_the_contract_trained_is_found(federation):
+    federation.enrol()
+    federation.agree(contract_document(scoring={"quota": 5}))
+    serve(federation)
+    assert federation.log().codes() == {"no_model"}
+
+
+def test_training_in_a_run_that_was_opened_to_serve_is_found(federation):
+    federation.enrol()
+    federation.agree(contract_document(scoring={"quota": 5}))
+    federation.whole_run("7")
+    federation.open("8", model_run="7")
+    federation.phase("train", "8")
+    federation.finish("8")
+    assert federation.log().codes() == {"unknown_phase", "phase_not_open"}

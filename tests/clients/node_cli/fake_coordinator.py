@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedshare.audit.entries import Entry
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import Contract
 from fedshare.identity.certificates import (
     create_authority,
@@ -47,6 +49,9 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
         credentials = grpc.ssl_server_credentials([(key_to_pem(key), to_pem(certificate))], self.ca, True)
         self.address = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', credentials)}"
         self.enrolled = {}
+        self.witnesses = {}
+        self.log_key = IdentityKey.generate(os.urandom)
+        self.submitted = []
         self.contracts = {}
         self.decisions = {}
         self.failures_left = 0
@@ -95,6 +100,15 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
                 "valid_from": self.now.isoformat(),
                 "valid_until": (self.now + DAY).isoformat(),
                 "code_digest": "cd" * 32,
+                "log": {
+                    "key": NoteSigner("fake/log", self.log_key.signing_key).key.vkey,
+                    "coordinator_key": encode_public_key(self.log_key.public_bytes()),
+                    "witnesses": {
+                        **self.witnesses,
+                        "tax": NoteSigner("t", self.log_key.signing_key, COSIGNATURE).key.vkey,
+                    },
+                    "quorum": 2,
+                },
                 "nonce": os.urandom(32).hex(),
             }
             | changes
@@ -118,11 +132,16 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
             "identity_key": encode_public_key(request.identity_key),
             "flower_key": public_key_digest(load_ssh_public_key(request.flower_key)),
         }
+        self.witnesses[request.party] = Entry.parse(request.audit_entry).statement.witness_key
         own = enrolment_pb2.EnrolledParty(
             party=request.party, role=request.role, identity_key=request.identity_key
         )
         return enrolment_pb2.EnrolResponse(
-            certificate=to_pem(certificate), certificate_authority=self.ca, parties=[own]
+            certificate=to_pem(certificate),
+            certificate_authority=self.ca,
+            parties=[own],
+            log_key=NoteSigner("fake/log", self.log_key.signing_key).key.vkey,
+            coordinator_key=self.log_key.public_bytes(),
         )
 
     def ListContracts(self, request, context):  # noqa: N802
@@ -145,4 +164,5 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
         if request.digest in self.decisions:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "decided already")
         self.decisions[request.digest] = request.envelope
+        self.submitted.append(Entry.parse(request.audit_entry).statement)
         return contracts_pb2.SubmitDecisionResponse(status=contracts_pb2.CONTRACT_STATUS_PROPOSED)

@@ -7,11 +7,14 @@ import os
 
 import pytest
 
+from fedshare.audit.checkpoint import Checkpoint
+from fedshare.audit.commitments import verify_commitment
 from fedshare.audit.entries import Entry, EntryVerifier
+from fedshare.audit.notes import parse_note
 from fedshare.audit.statements import PrivacySpent, Scoring
 from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import read_bundle
-from fedshare.errors import ParameterError, StorageError
+from fedshare.errors import ParameterError, StorageError, UnavailableError
 from fedshare_clients.auditor.cli import main as audit
 from fedshare_clients.node.state import NodeState
 from fedshare_clients.node.trail import Trail
@@ -26,9 +29,9 @@ def state(tmp_path):
     return state
 
 
-def trail(state, time=1000.0):
+def trail(state, time=1000.0, hand_in=lambda entries: None):
     folder, signer = state.private_log_folder, state.private_log_signer("bank-a")
-    return Trail("bank-a", state.identity(), folder, signer, lambda: time)
+    return Trail("bank-a", state.identity(), folder, signer, hand_in, lambda: time)
 
 
 def entries(state, count):
@@ -72,3 +75,34 @@ def test_the_auditors_command_shows_the_private_log(state, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert (shown["event"], shown["run_id"]) == ("failed", str(2**64 - 1))
     assert shown["facts"] == {"phase": "align", "message": "no data"}
+
+
+def test_what_is_private_is_not_handed_in_and_the_rest_is_as_it_was_kept(state):
+    handed = []
+    with trail(state, hand_in=handed.append) as open_trail:
+        open_trail.note("started", 1)
+        open_trail.log(Scoring, contract_digest=DIGEST, count=3)
+    (entry,) = handed
+    assert [Entry.parse(data).statement.kind for data in entry] == ["scoring"]
+    assert entries(state, 2)[1] == Entry.parse(entry[0])
+
+
+def test_a_statement_that_cannot_be_handed_in_is_kept_and_the_caller_hears_of_it(state):
+    def refuse(_):
+        raise UnavailableError("no coordinator")
+
+    with trail(state, hand_in=refuse) as open_trail, pytest.raises(UnavailableError):
+        open_trail.log(Scoring, contract_digest=DIGEST, count=3)
+    assert entries(state, 1)[0].statement.count == 3
+
+
+def test_the_head_in_the_common_log_opens_to_the_private_log(state):
+    handed = []
+    with trail(state, hand_in=handed.extend) as open_trail:
+        open_trail.note("started", 1)
+        head = Checkpoint.parse(parse_note((state.private_log_folder / "checkpoint").read_bytes()).text)
+        open_trail.commit_head(1, os.urandom)
+    committed = entries(state, 3)[1].statement.facts
+    said = Entry.parse(handed[0]).statement
+    assert committed["commitment"] == said.commitment
+    verify_commitment(said.commitment, head.text.encode(), bytes.fromhex(committed["nonce"]))

@@ -56,6 +56,9 @@ class FailingPlatform:
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         raise self.error
 
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        raise self.error
+
     def load_table(self, contract: Contract) -> Table:
         raise self.error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.identity.keys import IdentityKey, encode_public_key
@@ -12,6 +13,17 @@ from fedshare.identity.keys import IdentityKey, encode_public_key
 PARTIES = ("bank", "court", "tax")
 KEYS = {name: IdentityKey.from_raw(bytes([fill]) * 32) for fill, name in enumerate(PARTIES, 1)}
 CODE = "c0" * 32
+LOG = {
+    "key": NoteSigner("example.org/log", IdentityKey.from_raw(bytes([8]) * 32).signing_key).key.vkey,
+    "coordinator_key": encode_public_key(IdentityKey.from_raw(bytes([9]) * 32).public_bytes()),
+    "witnesses": {
+        name: NoteSigner(
+            f"{name}/witness", IdentityKey.from_raw(bytes([fill]) * 32).signing_key, COSIGNATURE
+        ).key.vkey
+        for fill, name in enumerate(PARTIES, 10)
+    },
+    "quorum": 3,
+}
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
@@ -44,6 +56,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "valid_from": "2026-01-01T00:00:00Z",
         "valid_until": "2027-01-01T00:00:00Z",
         "code_digest": CODE,
+        "log": LOG,
         "nonce": "11" * 32,
         **changes,
     }

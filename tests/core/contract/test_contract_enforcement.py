@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from contract_documents import CODE, KEYS, NOW, PARTIES, contract, decisions
+from contract_documents import CODE, KEYS, LOG, NOW, PARTIES, contract, decisions
 
 from fedshare.contract import enforcement
 from fedshare.contract.enforcement import (
     verify_columns,
+    verify_log,
     verify_model,
+    verify_not_revoked,
     verify_party,
     verify_quota,
     verify_ready,
@@ -167,6 +169,27 @@ def test_a_model_of_no_run_or_of_another_contract_is_unknown(saved):
     assert caught.value.code == "model_unknown"
     kept = {"contract_digest": AGREED.digest()}
     assert verify_model(AGREED, "tax", 7, kept) == kept
+
+
+OWN_LOG = {
+    "log_key": LOG["key"],
+    "coordinator_key": LOG["coordinator_key"],
+    "witness_key": LOG["witnesses"]["tax"],
+}
+
+
+def test_the_log_of_enrolment_with_the_own_witness_is_accepted():
+    verify_log(AGREED, "tax", **OWN_LOG)
+
+
+@pytest.mark.parametrize("what", OWN_LOG)
+def test_another_log_or_another_witness_key_is_refused(what):
+    refused("log_differs", verify_log, AGREED, "tax", **{**OWN_LOG, what: "another"})
+
+
+def test_a_revocation_of_any_party_is_refused():
+    verify_not_revoked(AGREED, "tax", [])
+    refused("contract_revoked", verify_not_revoked, AGREED, "tax", ["court"])
 
 
 def test_every_code_of_the_table_is_raised_and_tested_here():

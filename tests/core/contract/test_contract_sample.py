@@ -11,10 +11,12 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedshare.contract import enforcement, model, scoring
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
+from fedshare.contract import enforcement, log, model, scoring
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.drafting import complete
+from fedshare_server.log_keys import LogKeys
 from fedshare_server.storage import PartyRecord
 
 ROOT = Path(__file__).parents[3]
@@ -29,9 +31,20 @@ MODELS = [
     model.Alignment,
     model.Outputs,
     model.Points,
+    log.LogTerms,
     scoring.Scoring,
     scoring.ReasonGroup,
 ]
+
+
+LOG_KEYS = LogKeys(
+    IdentityKey.from_raw(bytes([98]) * 32),
+    NoteSigner("example.org/log", IdentityKey.from_raw(bytes([99]) * 32).signing_key),
+)
+
+
+def witness_key(name, fill):
+    return NoteSigner(name, IdentityKey.from_raw(bytes([fill + 20]) * 32).signing_key, COSIGNATURE).key.vkey
 
 
 def enrolled():
@@ -40,12 +53,14 @@ def enrolled():
         public = ec.derive_private_key(fill, ec.SECP256R1()).public_key()
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         key = IdentityKey.from_raw(bytes([fill]) * 32).public_bytes()
-        records[party["id"]] = PartyRecord(party["id"], party["role"], key, pem, "00" * 32, NOW)
+        records[party["id"]] = PartyRecord(
+            party["id"], party["role"], key, pem, witness_key(party["id"], fill), "00" * 32, NOW
+        )
     return records
 
 
 def test_the_sample_is_drafted_as_it_stands():
-    agreed = complete(SAMPLE, enrolled(), "c0" * 32, NOW, lambda size: b"\x11" * size)
+    agreed = complete(SAMPLE, enrolled(), "c0" * 32, LOG_KEYS, NOW, lambda size: b"\x11" * size)
     assert [party.id for party in agreed.parties] == ["tax-bureau", "court", "city-bank"]
     assert agreed.purpose == agreed.purpose.strip()
     assert "26 bins x 31 queries x 3 runs = 2,418 sums" in summarise(agreed)

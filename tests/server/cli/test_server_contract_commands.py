@@ -12,6 +12,9 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedshare.audit.entries import EntrySigner
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
+from fedshare.audit.statements import Approval
 from fedshare.contract.model import parse_contract
 from fedshare.identity.certificates import public_key_to_pem
 from fedshare.identity.keys import IdentityKey
@@ -36,6 +39,12 @@ DRAFT = {
 }
 
 
+def said(party: str) -> bytes:
+    """An entry for the audit log, which these commands do not write."""
+    statement = Approval(issuer=party, issued_at=1, contract_digest="ab" * 32)
+    return EntrySigner(IdentityKey.from_raw(bytes(32))).sign(statement)
+
+
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = tmp_path / "state"
@@ -52,7 +61,9 @@ def store(state: Path) -> Iterator[Store]:
         store.add_invitation(InvitationRecord(str(number) * 64, party, role, False, now + timedelta(days=1)))
         flower = public_key_to_pem(ec.generate_private_key(ec.SECP384R1()).public_key()).decode()
         identity = IdentityKey.generate(os.urandom).public_bytes()
-        store.enrol(str(number) * 64, PartyRecord(party, role, identity, flower, f"{number:064x}", now))
+        witness = NoteSigner(party, IdentityKey.generate(os.urandom).signing_key, COSIGNATURE).key.vkey
+        record = PartyRecord(party, role, identity, flower, witness, f"{number:064x}", now)
+        store.enrol(str(number) * 64, record, said(party))
     yield store
     store.close()
 
@@ -130,7 +141,7 @@ def test_a_draft_that_is_no_yaml_is_refused(
 def test_training_waits_for_every_party(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.add_decision(digest, "tax", True, b"signed")
+    store.add_decision(digest, "tax", True, b"signed", said("tax"))
     assert call("train", "credit") == 4
     error = capsys.readouterr().err
     assert "missing: bank-a [contract_proposed]" in error
@@ -140,7 +151,7 @@ def test_training_waits_for_every_party(
 def test_training_refuses_what_a_party_rejected(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.add_decision(digest, "tax", False, b"signed")
+    store.add_decision(digest, "tax", False, b"signed", said("tax"))
     assert call("train", digest) == 4
     assert "[contract_rejected]" in capsys.readouterr().err
 
@@ -149,7 +160,7 @@ def test_training_without_a_running_coordinator_says_so(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for party in ("tax", "bank-a"):
-        store.add_decision(digest, party, True, b"signed")
+        store.add_decision(digest, party, True, b"signed", said(party))
     assert call("train", "credit") == 6
     assert "`fedshare-server run`" in capsys.readouterr().err
     assert store.runs() == []
@@ -200,7 +211,7 @@ def test_a_contract_without_scoring_is_not_served(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for party in ("tax", "bank-a"):
-        store.add_decision(digest, party, True, b"signed")
+        store.add_decision(digest, party, True, b"signed", said(party))
     assert call("serve", "credit") == 4
     assert "[scoring_not_agreed]" in capsys.readouterr().err
 
@@ -212,7 +223,7 @@ def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
     assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
     (contract,) = store.contracts()
     for party in ("tax", "bank-a"):
-        store.add_decision(contract.digest, party, True, b"signed")
+        store.add_decision(contract.digest, party, True, b"signed", said(party))
     store.open_run(5, contract.digest)
     store.finish(5, "failed", "why")
     store.open_run(6, contract.digest)

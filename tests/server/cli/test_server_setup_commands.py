@@ -44,7 +44,7 @@ def test_the_sample_settings_are_the_documented_defaults() -> None:
 def test_init_writes_private_keys_for_the_operator_only(state: Path) -> None:
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in state.iterdir()}
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    assert {name for name, mode in modes.items() if mode & 0o077} == {"ca.pem", "server.pem"}
+    assert {name for name, mode in modes.items() if mode & 0o077} == {"ca.pem", "log.vkey", "server.pem"}
 
 
 def test_init_makes_a_server_certificate_for_the_name(state: Path) -> None:

@@ -13,16 +13,20 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fedshare.audit.entries import EntrySigner
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
+from fedshare.audit.statements import Approval, Enrolment, Rejection
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import UnavailableError
 from fedshare.identity.certificates import create_request, key_to_pem
-from fedshare.identity.keys import IdentityKey
+from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.wire.v1 import contracts_pb2, enrolment_pb2
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceStub, add_ContractServiceServicer_to_server
 from fedshare.wire.v1.enrolment_pb2_grpc import EnrolmentServiceStub, add_EnrolmentServiceServicer_to_server
 from fedshare_server.authority import create_invitation, load_authority, load_tls
 from fedshare_server.config import ServerConfig, StateFolder
 from fedshare_server.interceptor import CODE_METADATA
+from fedshare_server.log_keys import LogKeys
 from fedshare_server.service import start_grpc
 from fedshare_server.service_contracts import ContractService
 from fedshare_server.service_enrolment import ROLES, EnrolmentService
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 class Coordinator:
     store: Store
     authority: Authority
+    log_keys: LogKeys
     port: int
     ca_certificate: bytes
     registered: list[bytes] = field(default_factory=list)
@@ -100,9 +105,18 @@ class Coordinator:
 def serving(folder: StateFolder, database: Path, port: int) -> Iterator[Coordinator]:
     """Serve enrolment and contracts on ``port`` of loopback."""
     authority = load_authority(folder, datetime.now(UTC))
-    coordinator = Coordinator(None, authority, port, folder.authority_files[0].read_bytes())
+    coordinator = Coordinator(
+        None, authority, LogKeys.load(folder), port, folder.authority_files[0].read_bytes()
+    )
     coordinator.store = store = open_store(f"sqlite:///{database}", coordinator.now)
-    enrolment = EnrolmentService(store, authority, ServerConfig(), coordinator.register_node, coordinator.now)
+    enrolment = EnrolmentService(
+        store,
+        authority,
+        ServerConfig(),
+        LogKeys.load(folder),
+        coordinator.register_node,
+        coordinator.now,
+    )
     contracts = ContractService(store, coordinator.now)
     server = start_grpc(
         f"127.0.0.1:{port}",
@@ -125,6 +139,9 @@ class Node:
         self.party, self.role = party, role
         self.tls, self.identity = ec.generate_private_key(ec.SECP256R1()), IdentityKey.generate(os.urandom)
         self.flower = ec.generate_private_key(ec.SECP384R1())
+        self.witness = NoteSigner(
+            f"{party}/witness", IdentityKey.generate(os.urandom).signing_key, COSIGNATURE
+        )
         self.certificate = b""
 
     def request(self, **changes: object) -> enrolment_pb2.EnrolRequest:
@@ -138,8 +155,22 @@ class Node:
         )
         for name, value in changes.items():
             setattr(request, name, value)
+        if "audit_entry" not in changes:
+            request.audit_entry = self.enrolment(request)
         request.signature = self.identity.sign(request.SerializeToString(deterministic=True))
         return request
+
+    def enrolment(self, request: enrolment_pb2.EnrolRequest, **changes: object) -> bytes:
+        """The entry with which this node enters the audit log."""
+        fields = {
+            "issuer": self.party,
+            "issued_at": int(datetime.now(UTC).timestamp()),
+            "role": self.role,
+            "identity_key": encode_public_key(request.identity_key),
+            "flower_key": request.flower_key.decode(),
+            "witness_key": self.witness.key.vkey,
+        }
+        return EntrySigner(self.identity).sign(Enrolment(**fields | changes))
 
     def decision(
         self, digest: str, verdict: str = "approve", **changes: object
@@ -156,6 +187,11 @@ class Node:
             if verdict == "approve"
             else contracts_pb2.DECISION_REJECT,
             envelope=sign_decision(Decision.model_validate(signed | changes), self.identity),
+            audit_entry=EntrySigner(self.identity).sign(
+                (Approval if verdict == "approve" else Rejection)(
+                    issuer=self.party, issued_at=int(datetime.now(UTC).timestamp()), contract_digest=digest
+                )
+            ),
         )
 
 

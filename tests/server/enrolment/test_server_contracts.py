@@ -62,7 +62,7 @@ def document(**changes: object) -> dict[str, Any]:
 
 def complete_now(coordinator: Coordinator, raw: object) -> Contract:
     enrolled = {party.party: party for party in coordinator.store.parties()}
-    return complete(raw, enrolled, CODE, datetime.now(UTC), os.urandom)
+    return complete(raw, enrolled, CODE, coordinator.log_keys, datetime.now(UTC), os.urandom)
 
 
 @pytest.fixture
@@ -96,6 +96,8 @@ def test_two_drafts_of_one_file_are_different_contracts(coordinator: Coordinator
         ({"parties": [{"id": "tax", "role": "label_holder"}]}, "tax is enrolled as feature_holder"),
         ({"parties": [{"id": "tax", "role": "feature_holder", "identity_key": "x"}]}, "comes from enrolment"),
         ({"valid_until": "2020-01-01T00:00:00Z"}, "valid_until must be after"),
+        ({"log": {"quorum": 1}}, "expected a quorum between 2 and 2 of 2 witnesses"),
+        ({"log": {"quorum": 2, "key": "k"}}, "nothing but quorum"),
     ],
 )
 def test_a_wrong_draft_names_the_field(
@@ -220,6 +222,7 @@ def test_an_invitation_does_not_open_contracts(coordinator: Coordinator, nodes: 
 def test_a_replaced_certificate_stops_working_at_once(coordinator: Coordinator) -> None:
     before = coordinator.admit(Node("platform"))
     after = Node("platform")
+    after.identity = before.identity
     after.certificate = coordinator.enrol(
         coordinator.invite("platform", replaces=True), after.request()
     ).certificate
@@ -243,7 +246,10 @@ def test_a_contract_with_replaced_keys_has_to_be_drafted_again(
     contract = complete_now(coordinator, raw)
     coordinator.store.add_contract(contract.digest(), "credit", contract.canonical(), ["water", "bank-a"])
     new = Node("water")
-    new.certificate = coordinator.enrol(coordinator.invite("water", replaces=True), new.request()).certificate
+    request = new.request()
+    entry = old.enrolment(request, witness_key=new.witness.key.vkey)
+    request = new.request(audit_entry=entry, flower_key=request.flower_key)
+    new.certificate = coordinator.enrol(coordinator.invite("water", replaces=True), request).certificate
     for identity in (old.identity, new.identity):
         new.identity = identity
         with pytest.raises(grpc.RpcError) as caught:

@@ -109,6 +109,28 @@ def test_a_malformed_key_is_refused_and_leaves_the_invitation_open(
     assert coordinator.enrol(invitation, Node().request()).certificate
 
 
+def test_a_known_party_with_a_new_identity_key_needs_the_signature_of_the_old_one(
+    coordinator: Coordinator,
+) -> None:
+    coordinator.enrol(coordinator.invite(), Node().request())
+    with pytest.raises(grpc.RpcError) as caught:
+        coordinator.enrol(coordinator.invite(replaces=True), Node().request())
+    assert refusal(caught) == "identity_key_differs"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"issuer": "registry"}, {"role": "label_holder"}, {"flower_key": "k"}, {"witness_key": ""}]
+)
+def test_an_entry_for_the_log_that_says_something_else_is_refused(
+    coordinator: Coordinator, changes: dict[str, str]
+) -> None:
+    node = Node()
+    entry = node.enrolment(node.request(), **changes)
+    with pytest.raises(grpc.RpcError) as caught:
+        coordinator.enrol(coordinator.invite(), node.request(audit_entry=entry))
+    assert refusal(caught) == "INVALID_ARGUMENT"
+
+
 def test_a_superlink_that_is_down_leaves_the_invitation_open(coordinator: Coordinator) -> None:
     invitation = coordinator.invite()
     coordinator.superlink_is_down = True

@@ -58,8 +58,9 @@ class Store:
     looks: int = 0
     phases: list[str] = field(default_factory=list)
     ends: list[tuple[str, str]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
 
-    def open_run(self, run_id: int, digest: str) -> None:
+    def open_run(self, run_id: int, digest: str, model_run: int | None = None) -> None:
         assert (run_id, digest) == (RUN, DIGEST)
 
     def parties(self) -> list[PartyRecord]:
@@ -67,7 +68,7 @@ class Store:
             return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
         now = datetime(2026, 11, 24, tzinfo=UTC)
-        return [PartyRecord(party, "", b"", openssh(key), "", now) for party, key in KEYS.items()]
+        return [PartyRecord(party, "", b"", openssh(key), "", "", now) for party, key in KEYS.items()]
 
     def parties_of_run(self, run_id: int) -> tuple[str, ...]:
         return tuple(KEYS)
@@ -84,6 +85,9 @@ class Store:
 
     def finish(self, run_id: int, status: str, reason: str = "") -> None:
         self.ends.append((status, reason))
+
+    def close_run(self, run_id: int, cause: str = "") -> None:
+        self.closed.append(cause)
 
     def add_event(self, kind: str, text: str, run_id: int | None = None, party: str = "") -> None:
         self.phases.append(f"{kind} {party} {text}")
@@ -130,9 +134,9 @@ class FakeGrid:
         return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
 
 
-def run(grid: FakeGrid, store: Store, clock: Clock | None = None, *, serves: bool = False) -> str:
+def run(grid: FakeGrid, store: Store, clock: Clock | None = None, *, model_run: int | None = None) -> str:
     clock = clock or Clock()
-    cause = drive(grid, store, RUN, DIGEST, serves=serves, clock=clock, sleep=clock.sleep)
+    cause = drive(grid, store, RUN, DIGEST, model_run=model_run, clock=clock, sleep=clock.sleep)
     return "" if cause is None else str(cause)
 
 
@@ -141,12 +145,13 @@ def test_a_run_is_stored_phase_by_phase_and_completed() -> None:
     assert run(grid, store) == ""
     assert store.phases == list(PHASES)
     assert store.ends == [("completed", "")]
+    assert store.closed == [""]
     assert sorted(grid.asked) == sorted((party, phase) for party in KEYS for phase in PHASES)
 
 
 def test_a_serving_run_is_held_beyond_every_deadline_until_the_operator_ends_it() -> None:
     grid, store, clock = FakeGrid(), Store(holds=5000), Clock()
-    assert run(grid, store, clock, serves=True) == ""
+    assert run(grid, store, clock, model_run=7) == ""
     assert clock.time - 1000 > PHASE_SECONDS["serve"]
     assert store.phases == list(SERVING_PHASES)
     assert sorted(grid.asked) == sorted((party, phase) for party in KEYS for phase in SERVING_PHASES)
@@ -173,6 +178,7 @@ def test_a_node_whose_heartbeat_is_forty_seconds_old_ends_the_run_within_a_minut
     assert run(grid, store, clock) == "tax: its node has gone or cannot be reached [node_lost]"
     assert clock.time <= 1000 + 60
     assert store.ends[0] == ("failed", "tax: its node has gone or cannot be reached [node_lost]")
+    assert store.closed == ["node_lost"]
     assert grid.asked[-1] == ("bank", "close")
 
 

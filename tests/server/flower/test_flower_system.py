@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -22,6 +23,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from fedshare.audit.entries import EntrySigner
+from fedshare.audit.statements import Approval
+from fedshare.identity.keys import IdentityKey
 from fedshare_server.storage import InvitationRecord, PartyRecord, Store, open_store
 from fedshare_server.superlink import Superlink, SuperlinkSettings, _write_loopback_certificate, build_bundle
 
@@ -71,7 +75,9 @@ class Federation:
             InvitationRecord(digest, party, "feature_holder", False, now + timedelta(days=1))
         )
         self.store.enrol(
-            digest, PartyRecord(party, "feature_holder", bytes([number] * 32), public, digest, now)
+            digest,
+            PartyRecord(party, "feature_holder", bytes([number] * 32), public, str(number), digest, now),
+            entry(party),
         )
         self.superlink.register_node(public)
 
@@ -110,6 +116,12 @@ class Federation:
         return [line for line in map(json.loads, lines) if line["run"] == run_id]
 
 
+def entry(party: str) -> bytes:
+    """Something for the audit log, which nobody keeps here."""
+    said = Approval(issuer=party, issued_at=1, contract_digest=COMPLETE)
+    return EntrySigner(IdentityKey.generate(os.urandom)).sign(said)
+
+
 def wait_for(condition: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -142,7 +154,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         superlink = stack.enter_context(Superlink(settings))
         federation = Federation(root, store, superlink, ports, stack)
         for digest in (COMPLETE, REFUSED, CODE, DEATH):
-            store.add_contract(digest, digest[:2], b"{}", PARTIES)
+            store.add_contract(digest, digest[:2], b'{"code_digest":"%s"}' % (b"cc" * 32), PARTIES)
         for number, party in enumerate(PARTIES):
             federation.enrol(number, party)
         for party in PARTIES:

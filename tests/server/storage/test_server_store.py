@@ -14,7 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
+from fedshare.audit.entries import Entry, EntrySigner
+from fedshare.audit.statements import (
+    Approval,
+    Envelopes,
+    Revocation,
+    RunClosed,
+    RunOpened,
+    Scoring,
+    parse_statement,
+)
 from fedshare.errors import ConfigError, FedshareError, RefusedError, StorageError, UnavailableError
+from fedshare.identity.keys import IdentityKey
 from fedshare_server.storage import InvitationRecord, PartyRecord, ProgressRecord, Store, open_store
 
 if TYPE_CHECKING:
@@ -23,8 +34,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from fedshare.audit.statements import Statement
+
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 DIGEST = "ab" * 32
+CONTRACT = b'{"code_digest":"%s"}' % (b"cc" * 32)
+OTHER = b'{"code_digest":"%s"}' % (b"dd" * 32)
 RUN = 2**64 - 7
 
 
@@ -67,12 +82,18 @@ def invitation(party: str = "tax", **changes: object) -> InvitationRecord:
 
 
 def tax(**changes: object) -> PartyRecord:
-    record = PartyRecord("tax", "feature_holder", b"i" * 32, "flower key", "22" * 32, NOW)
+    record = PartyRecord("tax", "feature_holder", b"i" * 32, "flower key", "witness key", "22" * 32, NOW)
     return replace(record, **changes)
 
 
+def said(kind: type[Statement] = Approval, issuer: str = "tax", **fields: object) -> bytes:
+    """An entry of a party; the store does not look at its signature."""
+    about = {"issuer": issuer, "issued_at": 1, "contract_digest": DIGEST, **fields}
+    return EntrySigner(IdentityKey.from_raw(bytes(32))).sign(kind.model_validate(about))
+
+
 def with_contract(store: Store) -> Store:
-    store.add_contract(DIGEST, "credit", b"{}", ["tax", "bank-a"])
+    store.add_contract(DIGEST, "credit", CONTRACT, ["tax", "bank-a"])
     return store
 
 
@@ -83,16 +104,16 @@ def with_run(store: Store) -> Store:
 
 def test_an_enrolled_party_is_found_as_it_came(store: Store) -> None:
     store.add_invitation(invitation())
-    store.enrol("11" * 32, tax())
+    store.enrol("11" * 32, tax(), said())
     assert store.find_party("tax") == tax()
     assert store.parties() == [tax()]
 
 
 def test_an_invitation_is_used_once(store: Store) -> None:
     store.add_invitation(invitation())
-    store.enrol("11" * 32, tax())
+    store.enrol("11" * 32, tax(), said())
     with pytest.raises(RefusedError, match="used_invitation"):
-        store.enrol("11" * 32, tax(identity_key=b"j" * 32))
+        store.enrol("11" * 32, tax(identity_key=b"j" * 32), said())
     assert store.parties() == [tax()]
 
 
@@ -101,7 +122,7 @@ def test_an_invitation_is_used_once_even_by_many_at_a_time(store: Store) -> None
 
     def attempt(number: int) -> str:
         try:
-            store.enrol("11" * 32, tax(identity_key=bytes([number]) * 32))
+            store.enrol("11" * 32, tax(identity_key=bytes([number]) * 32), said())
         except FedshareError as error:
             return getattr(error, "code", "other")
         return "enrolled"
@@ -126,7 +147,7 @@ def test_an_unknown_invitation_is_refused(store: Store) -> None:
 def test_an_invitation_for_another_party_is_refused(store: Store) -> None:
     store.add_invitation(invitation("registry"))
     with pytest.raises(RefusedError, match="the invitation is for registry"):
-        store.enrol("11" * 32, tax())
+        store.enrol("11" * 32, tax(), said())
     assert store.parties() == []
 
 
@@ -141,37 +162,43 @@ def test_a_new_invitation_ends_the_earlier_one(store: Store, clock: Clock) -> No
 
 def test_an_enrolled_party_is_invited_again_only_to_replace_its_keys(store: Store) -> None:
     store.add_invitation(invitation())
-    store.enrol("11" * 32, tax())
+    store.enrol("11" * 32, tax(), said())
     with pytest.raises(RefusedError, match="already_enrolled"):
         store.add_invitation(invitation(key_digest="44" * 32))
     store.add_invitation(invitation(key_digest="44" * 32, replaces=True))
-    store.enrol("44" * 32, tax(certificate_digest="55" * 32))
+    store.enrol("44" * 32, tax(certificate_digest="55" * 32), said())
     assert store.parties() == [tax(certificate_digest="55" * 32)]
 
 
-@pytest.mark.parametrize("field", ["identity_key", "flower_key", "certificate_digest"])
+@pytest.mark.parametrize("field", ["identity_key", "flower_key", "witness_key", "certificate_digest"])
 def test_two_parties_never_share_a_key(store: Store, field: str) -> None:
     store.add_invitation(invitation())
-    store.enrol("11" * 32, tax())
+    store.enrol("11" * 32, tax(), said())
     store.add_invitation(invitation("registry", key_digest="44" * 32))
-    other = tax(party="registry", identity_key=b"o" * 32, flower_key="other", certificate_digest="66" * 32)
+    other = tax(
+        party="registry",
+        identity_key=b"o" * 32,
+        flower_key="other",
+        witness_key="other",
+        certificate_digest="66" * 32,
+    )
     with pytest.raises(RefusedError, match="key_in_use"):
-        store.enrol("44" * 32, replace(other, **{field: getattr(tax(), field)}))
+        store.enrol("44" * 32, replace(other, **{field: getattr(tax(), field)}), said())
 
 
 def test_a_contract_is_stored_once_and_listed_for_its_parties(store: Store) -> None:
     with_contract(store)
     with_contract(store)
-    assert [record.canonical for record in store.contracts("tax")] == [b"{}"]
+    assert [record.canonical for record in store.contracts("tax")] == [CONTRACT]
     assert store.contracts("registry") == []
     assert store.contract_parties(DIGEST) == ("bank-a", "tax")
 
 
 def test_a_contract_is_found_by_name_and_by_a_prefix_of_its_digest(store: Store) -> None:
     with_contract(store)
-    store.add_contract("ab" * 31 + "cd", "credit", b"[]", ["tax"])
-    assert store.resolve_contract("credit").canonical == b"[]"
-    assert store.resolve_contract(DIGEST).canonical == b"{}"
+    store.add_contract("ab" * 31 + "cd", "credit", OTHER, ["tax"])
+    assert store.resolve_contract("credit").canonical == OTHER
+    assert store.resolve_contract(DIGEST).canonical == CONTRACT
     with pytest.raises(ConfigError, match="give more digits"):
         store.resolve_contract("abababab")
     with pytest.raises(ConfigError, match="no contract"):
@@ -179,21 +206,21 @@ def test_a_contract_is_found_by_name_and_by_a_prefix_of_its_digest(store: Store)
 
 
 def test_a_decision_is_final(store: Store) -> None:
-    with_contract(store).add_decision(DIGEST, "tax", False, b"no")
-    store.add_decision(DIGEST, "tax", False, b"no")
+    with_contract(store).add_decision(DIGEST, "tax", False, b"no", said())
+    store.add_decision(DIGEST, "tax", False, b"no", said())
     with pytest.raises(RefusedError, match="already_decided"):
-        store.add_decision(DIGEST, "tax", True, b"yes")
+        store.add_decision(DIGEST, "tax", True, b"yes", said())
     assert [decision.approved for decision in store.decisions(DIGEST)] == [False]
 
 
 def test_a_stranger_cannot_decide(store: Store) -> None:
     with pytest.raises(RefusedError, match="unknown_contract"):
-        with_contract(store).add_decision(DIGEST, "registry", True, b"yes")
+        with_contract(store).add_decision(DIGEST, "registry", True, b"yes", said())
 
 
 @pytest.mark.parametrize("statement", ["UPDATE decisions SET approved = TRUE", "DELETE FROM decisions"])
 def test_the_database_itself_refuses_to_change_a_decision(store: Store, statement: str) -> None:
-    with_contract(store).add_decision(DIGEST, "tax", False, b"no")
+    with_contract(store).add_decision(DIGEST, "tax", False, b"no", said())
     with pytest.raises(StorageError, match="append-only"), store.transaction() as session:
         session.execute(text(statement))
     assert [decision.approved for decision in store.decisions(DIGEST)] == [False]
@@ -221,7 +248,7 @@ def test_the_first_reason_of_an_abort_stays_and_later_ones_are_logged(store: Sto
 
 def test_a_run_belongs_to_one_contract(store: Store) -> None:
     with_run(store).open_run(RUN, DIGEST)
-    store.add_contract("cd" * 32, "other", b"[]", ["tax"])
+    store.add_contract("cd" * 32, "other", OTHER, ["tax"])
     with pytest.raises(ConfigError, match="not of cdcd"):
         store.open_run(RUN, "cd" * 32)
 
@@ -258,6 +285,117 @@ def test_every_run_id_of_flower_comes_back_as_it_went(store: Store, run_id: int)
     found = store.find_run(run_id)
     assert found is not None
     assert found.run_id == run_id
+
+
+def logged(store: Store) -> list[Statement]:
+    """What waits for the log, in its order."""
+    return [
+        Entry.parse(record.data).statement if record.is_signed else parse_statement(record.data)
+        for record in store.pending_entries(100)
+    ]
+
+
+def words(store: Store) -> list[str]:
+    return [" ".join((said.kind, getattr(said, "phase", ""))).strip() for said in logged(store)]
+
+
+def test_what_belongs_into_the_log_is_stored_with_what_it_is_about(store: Store) -> None:
+    store.add_invitation(invitation())
+    store.enrol("11" * 32, tax(), said())
+    with_contract(store).add_decision(DIGEST, "tax", True, b"yes", said(issued_at=2))
+    with_contract(store).open_run(RUN, DIGEST)
+    assert words(store) == ["approval", "contract", "approval", "run_opened"]
+    opened = logged(store)[-1]
+    assert isinstance(opened, RunOpened)
+    assert (opened.run_id, opened.contract_digest, opened.code_digest) == (str(RUN), DIGEST, "cc" * 32)
+    assert opened.issued_at == int(NOW.timestamp())
+
+
+def test_a_refused_decision_leaves_nothing_for_the_log(store: Store) -> None:
+    with pytest.raises(RefusedError):
+        with_contract(store).add_decision(DIGEST, "registry", True, b"yes", said())
+    assert words(store) == ["contract"]
+
+
+def test_a_completed_run_closes_every_phase_and_itself_once(store: Store) -> None:
+    with_run(store)
+    for phase in ("hello", "hello", "align"):
+        store.set_phase(RUN, phase)
+    store.finish(RUN, "completed")
+    store.close_run(RUN)
+    store.close_run(RUN, "late")
+    assert words(store)[2:] == [
+        "phase_opened hello",
+        "phase_closed hello",
+        "phase_opened align",
+        "phase_closed align",
+        "run_closed",
+    ]
+    closed = logged(store)[-1]
+    assert isinstance(closed, RunClosed)
+    assert (closed.outcome, closed.cause) == ("completed", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "outcome", "word"),
+    [
+        ("refused", "contract_expired", "refused", "contract_expired"),
+        ("failed", "node_lost", "failed", "node_lost"),
+        ("failed", "No Word", "failed", "failed"),
+    ],
+)
+def test_a_run_that_ended_early_leaves_its_phase_open_and_says_why(
+    store: Store, status: str, cause: str, outcome: str, word: str
+) -> None:
+    with_run(store).set_phase(RUN, "align")
+    store.finish(RUN, status, "a reason")
+    store.close_run(RUN, cause)
+    assert words(store)[2:] == ["phase_opened align", "run_closed"]
+    closed = logged(store)[-1]
+    assert isinstance(closed, RunClosed)
+    assert (closed.outcome, closed.cause) == (outcome, word)
+
+
+def test_nothing_is_said_about_a_run_after_its_end_or_by_a_stranger(store: Store) -> None:
+    with_run(store)
+    about = {"run_id": str(RUN), "phase": "align", "totals": []}
+    store.add_run_entry(RUN, DIGEST, "tax", said(Envelopes, **about))
+    for party, digest, run in (("court", DIGEST, RUN), ("tax", "cd" * 32, RUN), ("tax", DIGEST, 1)):
+        with pytest.raises(RefusedError, match="not_a_party"):
+            store.add_run_entry(run, digest, party, said(Envelopes, **about))
+    store.finish(RUN, "failed", "a reason")
+    store.close_run(RUN, "failed")
+    with pytest.raises(RefusedError, match="run_closed"):
+        store.add_run_entry(RUN, DIGEST, "tax", said(Envelopes, issued_at=2, **about))
+    assert words(store)[2:] == ["envelopes align", "run_closed"]
+
+
+def test_the_same_statement_is_stored_once_and_keeps_its_place(store: Store) -> None:
+    first = store.add_entry(said(Scoring, count=3))
+    assert store.add_entry(said(Scoring, count=3)) == first
+    second = store.add_entry(said(Scoring, count=4))
+    assert store.places([first, second]) == [None, None]
+    store.set_places({first: 0})
+    assert store.places([first, second]) == [0, None]
+    assert [record.number for record in store.pending_entries(10)] == [second]
+    assert store.logged_size() == 1
+    assert store.add_entry(said(Scoring, count=3)) == first
+
+
+def test_a_party_revokes_only_what_it_has_approved(store: Store) -> None:
+    with_contract(store).add_decision(DIGEST, "tax", True, b"yes", said())
+    with pytest.raises(RefusedError, match="not_approved"):
+        store.revoke(DIGEST, "bank-a", said(Revocation, "bank-a"))
+    entry = said(Revocation)
+    assert store.revoke(DIGEST, "tax", entry) == store.revoke(DIGEST, "tax", entry)
+    assert [decision.is_revoked for decision in store.decisions(DIGEST)] == [True]
+    assert store.revocations(DIGEST) == {"tax": entry}
+
+
+def test_a_contract_that_is_too_long_for_the_log_is_not_stored(store: Store) -> None:
+    with pytest.raises(ConfigError, match="too long"):
+        store.add_contract(DIGEST, "credit", b"x" * 40_001, ["tax"])
+    assert store.contracts() == []
 
 
 def test_a_schema_of_another_version_is_refused(store: Store, url: str) -> None:

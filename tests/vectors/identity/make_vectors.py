@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import parse_contract
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.identity.session import PendingSession
@@ -65,6 +66,7 @@ def contract() -> dict[str, Any]:
         "valid_until": "2027-01-01T00:00:00Z",
         "retention_days": 365,
         "code_digest": "c0" * 32,
+        "log": log_terms(),
         "nonce": "11" * 32,
     }
     agreed = parse_contract(document)
@@ -73,6 +75,21 @@ def contract() -> dict[str, Any]:
         "canonical": agreed.canonical().decode(),
         "digest": agreed.digest(),
         "ring_seed": agreed.ring_seed().hex(),
+    }
+
+
+def log_terms() -> dict[str, Any]:
+    """Return the keys of an audit log whose witnesses are the parties."""
+    keys = {party: IdentityKey.from_raw(bytes([number]) * 32) for number, party in enumerate(PARTIES, 10)}
+    log, coordinator = (IdentityKey.from_raw(bytes([number]) * 32) for number in (8, 9))
+    return {
+        "key": NoteSigner("coordinator.example/log", log.signing_key).key.vkey,
+        "coordinator_key": encode_public_key(coordinator.public_bytes()),
+        "witnesses": {
+            party: NoteSigner(f"{party}/witness", key.signing_key, COSIGNATURE).key.vkey
+            for party, key in keys.items()
+        },
+        "quorum": 3,
     }
 
 

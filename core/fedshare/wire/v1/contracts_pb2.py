@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedshare/wire/v1/contracts.proto\x12\x10\x66\x65\x64share.wire.v1\"\x16\n\x14ListContractsRequest\"M\n\x15ListContractsResponse\x12\x34\n\tcontracts\x18\x01 \x03(\x0b\x32!.fedshare.wire.v1.ContractSummary\"v\n\x0f\x43ontractSummary\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus\x12\x13\n\x0b\x61pproved_by\x18\x04 \x03(\t\"$\n\x12GetContractRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x8e\x01\n\x13GetContractResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus\x12\x33\n\tdecisions\x18\x03 \x03(\x0b\x32 .fedshare.wire.v1.SignedDecision\"_\n\x0eSignedDecision\x12\r\n\x05party\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.fedshare.wire.v1.Decision\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\x0c\"g\n\x15SubmitDecisionRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.fedshare.wire.v1.Decision\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\x0c\"J\n\x16SubmitDecisionResponse\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus*\xa8\x01\n\x0e\x43ontractStatus\x12\x1f\n\x1b\x43ONTRACT_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTRACT_STATUS_PROPOSED\x10\x01\x12\x1c\n\x18\x43ONTRACT_STATUS_APPROVED\x10\x02\x12\x1c\n\x18\x43ONTRACT_STATUS_REJECTED\x10\x03\x12\x1b\n\x17\x43ONTRACT_STATUS_EXPIRED\x10\x04*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_APPROVE\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REJECT\x10\x02\x32\xb4\x02\n\x0f\x43ontractService\x12`\n\rListContracts\x12&.fedshare.wire.v1.ListContractsRequest\x1a\'.fedshare.wire.v1.ListContractsResponse\x12Z\n\x0bGetContract\x12$.fedshare.wire.v1.GetContractRequest\x1a%.fedshare.wire.v1.GetContractResponse\x12\x63\n\x0eSubmitDecision\x12\'.fedshare.wire.v1.SubmitDecisionRequest\x1a(.fedshare.wire.v1.SubmitDecisionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedshare/wire/v1/contracts.proto\x12\x10\x66\x65\x64share.wire.v1\"\x16\n\x14ListContractsRequest\"M\n\x15ListContractsResponse\x12\x34\n\tcontracts\x18\x01 \x03(\x0b\x32!.fedshare.wire.v1.ContractSummary\"v\n\x0f\x43ontractSummary\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus\x12\x13\n\x0b\x61pproved_by\x18\x04 \x03(\t\"$\n\x12GetContractRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\xa3\x01\n\x13GetContractResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus\x12\x33\n\tdecisions\x18\x03 \x03(\x0b\x32 .fedshare.wire.v1.SignedDecision\x12\x13\n\x0brevocations\x18\x04 \x03(\x0c\"_\n\x0eSignedDecision\x12\r\n\x05party\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.fedshare.wire.v1.Decision\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\x0c\"|\n\x15SubmitDecisionRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.fedshare.wire.v1.Decision\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61udit_entry\x18\x04 \x01(\x0c\"J\n\x16SubmitDecisionResponse\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .fedshare.wire.v1.ContractStatus*\xc5\x01\n\x0e\x43ontractStatus\x12\x1f\n\x1b\x43ONTRACT_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTRACT_STATUS_PROPOSED\x10\x01\x12\x1c\n\x18\x43ONTRACT_STATUS_APPROVED\x10\x02\x12\x1c\n\x18\x43ONTRACT_STATUS_REJECTED\x10\x03\x12\x1b\n\x17\x43ONTRACT_STATUS_EXPIRED\x10\x04\x12\x1b\n\x17\x43ONTRACT_STATUS_REVOKED\x10\x05*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_APPROVE\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REJECT\x10\x02\x32\xb4\x02\n\x0f\x43ontractService\x12`\n\rListContracts\x12&.fedshare.wire.v1.ListContractsRequest\x1a\'.fedshare.wire.v1.ListContractsResponse\x12Z\n\x0bGetContract\x12$.fedshare.wire.v1.GetContractRequest\x1a%.fedshare.wire.v1.GetContractResponse\x12\x63\n\x0eSubmitDecision\x12\'.fedshare.wire.v1.SubmitDecisionRequest\x1a(.fedshare.wire.v1.SubmitDecisionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedshare.wire.v1.contracts_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTRACTSTATUS']._serialized_start=739
-  _globals['_CONTRACTSTATUS']._serialized_end=907
-  _globals['_DECISION']._serialized_start=909
-  _globals['_DECISION']._serialized_end=988
+  _globals['_CONTRACTSTATUS']._serialized_start=781
+  _globals['_CONTRACTSTATUS']._serialized_end=978
+  _globals['_DECISION']._serialized_start=980
+  _globals['_DECISION']._serialized_end=1059
   _globals['_LISTCONTRACTSREQUEST']._serialized_start=54
   _globals['_LISTCONTRACTSREQUEST']._serialized_end=76
   _globals['_LISTCONTRACTSRESPONSE']._serialized_start=78
@@ -44,13 +44,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCONTRACTREQUEST']._serialized_start=277
   _globals['_GETCONTRACTREQUEST']._serialized_end=313
   _globals['_GETCONTRACTRESPONSE']._serialized_start=316
-  _globals['_GETCONTRACTRESPONSE']._serialized_end=458
-  _globals['_SIGNEDDECISION']._serialized_start=460
-  _globals['_SIGNEDDECISION']._serialized_end=555
-  _globals['_SUBMITDECISIONREQUEST']._serialized_start=557
-  _globals['_SUBMITDECISIONREQUEST']._serialized_end=660
-  _globals['_SUBMITDECISIONRESPONSE']._serialized_start=662
-  _globals['_SUBMITDECISIONRESPONSE']._serialized_end=736
-  _globals['_CONTRACTSERVICE']._serialized_start=991
-  _globals['_CONTRACTSERVICE']._serialized_end=1299
+  _globals['_GETCONTRACTRESPONSE']._serialized_end=479
+  _globals['_SIGNEDDECISION']._serialized_start=481
+  _globals['_SIGNEDDECISION']._serialized_end=576
+  _globals['_SUBMITDECISIONREQUEST']._serialized_start=578
+  _globals['_SUBMITDECISIONREQUEST']._serialized_end=702
+  _globals['_SUBMITDECISIONRESPONSE']._serialized_start=704
+  _globals['_SUBMITDECISIONRESPONSE']._serialized_end=778
+  _globals['_CONTRACTSERVICE']._serialized_start=1062
+  _globals['_CONTRACTSERVICE']._serialized_end=1370
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class _ContractStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Contrac
     """At least one party has rejected."""
     CONTRACT_STATUS_EXPIRED: _ContractStatus.ValueType  # 4
     """Its validity is over."""
+    CONTRACT_STATUS_REVOKED: _ContractStatus.ValueType  # 5
+    """At least one party has taken its approval back."""
 
 class ContractStatus(_ContractStatus, metaclass=_ContractStatusEnumTypeWrapper):
     """Where a contract stands."""
@@ -49,6 +51,8 @@ CONTRACT_STATUS_REJECTED: ContractStatus.ValueType  # 3
 """At least one party has rejected."""
 CONTRACT_STATUS_EXPIRED: ContractStatus.ValueType  # 4
 """Its validity is over."""
+CONTRACT_STATUS_REVOKED: ContractStatus.ValueType  # 5
+"""At least one party has taken its approval back."""
 
 class _Decision:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -173,6 +177,7 @@ class GetContractResponse(message.Message):
     CONTRACT_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     DECISIONS_FIELD_NUMBER: builtins.int
+    REVOCATIONS_FIELD_NUMBER: builtins.int
     contract: builtins.bytes
     """The contract as canonical JSON (RFC 8785), UTF-8. The caller checks that it has the digest asked for."""
     status: ContractStatus.ValueType
@@ -181,16 +186,21 @@ class GetContractResponse(message.Message):
     def decisions(self) -> containers.RepeatedCompositeFieldContainer[SignedDecision]:
         """At most one per party."""
 
+    @builtins.property
+    def revocations(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Entries of the audit log by which parties took their approval back. Readers verify them."""
+
     def __init__(
         self,
         *,
         contract: builtins.bytes = ...,
         status: ContractStatus.ValueType = ...,
         decisions: abc.Iterable[SignedDecision] | None = ...,
+        revocations: abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["contract", b"contract", "decisions", b"decisions", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["contract", b"contract", "decisions", b"decisions", "revocations", b"revocations", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,22 +243,26 @@ class SubmitDecisionRequest(message.Message):
     DIGEST_FIELD_NUMBER: builtins.int
     DECISION_FIELD_NUMBER: builtins.int
     ENVELOPE_FIELD_NUMBER: builtins.int
+    AUDIT_ENTRY_FIELD_NUMBER: builtins.int
     digest: builtins.str
     """SHA-256 of the canonical contract, 64 lower-case hexadecimal digits."""
     decision: Decision.ValueType
     """The decision."""
     envelope: builtins.bytes
     """DSSE envelope (JSON, UTF-8) signed by the caller's identity key. The coordinator verifies it."""
+    audit_entry: builtins.bytes
+    """The same decision as an entry of the audit log: an approval or a rejection. The coordinator verifies it."""
     def __init__(
         self,
         *,
         digest: builtins.str = ...,
         decision: Decision.ValueType = ...,
         envelope: builtins.bytes = ...,
+        audit_entry: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["decision", b"decision", "digest", b"digest", "envelope", b"envelope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["audit_entry", b"audit_entry", "decision", b"decision", "digest", b"digest", "envelope", b"envelope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

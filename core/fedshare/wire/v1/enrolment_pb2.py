@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedshare/wire/v1/enrolment.proto\x12\x10\x66\x65\x64share.wire.v1\"\x9d\x01\n\x0c\x45nrolRequest\x12\r\n\x05party\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.fedshare.wire.v1.Role\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\x12\x14\n\x0cidentity_key\x18\x04 \x01(\x0c\x12\x12\n\nflower_key\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"u\n\rEnrolResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x1d\n\x15\x63\x65rtificate_authority\x18\x02 \x01(\x0c\x12\x30\n\x07parties\x18\x03 \x03(\x0b\x32\x1f.fedshare.wire.v1.EnrolledParty\"Z\n\rEnrolledParty\x12\r\n\x05party\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.fedshare.wire.v1.Role\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c*L\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLE_FEATURE_HOLDER\x10\x01\x12\x15\n\x11ROLE_LABEL_HOLDER\x10\x02\x32\\\n\x10\x45nrolmentService\x12H\n\x05\x45nrol\x12\x1e.fedshare.wire.v1.EnrolRequest\x1a\x1f.fedshare.wire.v1.EnrolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedshare/wire/v1/enrolment.proto\x12\x10\x66\x65\x64share.wire.v1\"\xb2\x01\n\x0c\x45nrolRequest\x12\r\n\x05party\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.fedshare.wire.v1.Role\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\x12\x14\n\x0cidentity_key\x18\x04 \x01(\x0c\x12\x12\n\nflower_key\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x13\n\x0b\x61udit_entry\x18\x07 \x01(\x0c\"\x9f\x01\n\rEnrolResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x1d\n\x15\x63\x65rtificate_authority\x18\x02 \x01(\x0c\x12\x30\n\x07parties\x18\x03 \x03(\x0b\x32\x1f.fedshare.wire.v1.EnrolledParty\x12\x0f\n\x07log_key\x18\x04 \x01(\t\x12\x17\n\x0f\x63oordinator_key\x18\x05 \x01(\x0c\"Z\n\rEnrolledParty\x12\r\n\x05party\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.fedshare.wire.v1.Role\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c*L\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLE_FEATURE_HOLDER\x10\x01\x12\x15\n\x11ROLE_LABEL_HOLDER\x10\x02\x32\\\n\x10\x45nrolmentService\x12H\n\x05\x45nrol\x12\x1e.fedshare.wire.v1.EnrolRequest\x1a\x1f.fedshare.wire.v1.EnrolResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedshare.wire.v1.enrolment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=425
-  _globals['_ROLE']._serialized_end=501
+  _globals['_ROLE']._serialized_start=489
+  _globals['_ROLE']._serialized_end=565
   _globals['_ENROLREQUEST']._serialized_start=55
-  _globals['_ENROLREQUEST']._serialized_end=212
-  _globals['_ENROLRESPONSE']._serialized_start=214
-  _globals['_ENROLRESPONSE']._serialized_end=331
-  _globals['_ENROLLEDPARTY']._serialized_start=333
-  _globals['_ENROLLEDPARTY']._serialized_end=423
-  _globals['_ENROLMENTSERVICE']._serialized_start=503
-  _globals['_ENROLMENTSERVICE']._serialized_end=595
+  _globals['_ENROLREQUEST']._serialized_end=233
+  _globals['_ENROLRESPONSE']._serialized_start=236
+  _globals['_ENROLRESPONSE']._serialized_end=395
+  _globals['_ENROLLEDPARTY']._serialized_start=397
+  _globals['_ENROLLEDPARTY']._serialized_end=487
+  _globals['_ENROLMENTSERVICE']._serialized_start=567
+  _globals['_ENROLMENTSERVICE']._serialized_end=659
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,7 @@ class EnrolRequest(message.Message):
     IDENTITY_KEY_FIELD_NUMBER: builtins.int
     FLOWER_KEY_FIELD_NUMBER: builtins.int
     SIGNATURE_FIELD_NUMBER: builtins.int
+    AUDIT_ENTRY_FIELD_NUMBER: builtins.int
     party: builtins.str
     """Party id: ^[a-z][a-z0-9-]{0,31}$. The coordinator checks it against the invitation."""
     role: Role.ValueType
@@ -70,6 +71,10 @@ class EnrolRequest(message.Message):
     """Ed25519 signature by the identity key over this message serialized deterministically with this field
     empty: shows that the caller holds the identity key. The coordinator checks it.
     """
+    audit_entry: builtins.bytes
+    """The entry with which the party enters the audit log: its enrolment, with the verifier key of its witness,
+    signed by the identity key. The coordinator checks that it says what this message says.
+    """
     def __init__(
         self,
         *,
@@ -79,10 +84,11 @@ class EnrolRequest(message.Message):
         identity_key: builtins.bytes = ...,
         flower_key: builtins.bytes = ...,
         signature: builtins.bytes = ...,
+        audit_entry: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate_request", b"certificate_request", "flower_key", b"flower_key", "identity_key", b"identity_key", "party", b"party", "role", b"role", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["audit_entry", b"audit_entry", "certificate_request", b"certificate_request", "flower_key", b"flower_key", "identity_key", b"identity_key", "party", b"party", "role", b"role", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,10 +101,18 @@ class EnrolResponse(message.Message):
     CERTIFICATE_FIELD_NUMBER: builtins.int
     CERTIFICATE_AUTHORITY_FIELD_NUMBER: builtins.int
     PARTIES_FIELD_NUMBER: builtins.int
+    LOG_KEY_FIELD_NUMBER: builtins.int
+    COORDINATOR_KEY_FIELD_NUMBER: builtins.int
     certificate: builtins.bytes
     """The permanent client certificate, PEM, common name = party id."""
     certificate_authority: builtins.bytes
     """The coordinator's certificate authority, PEM. The node checks that it is the one of the invitation."""
+    log_key: builtins.str
+    """Verifier key of the audit log (C2SP signed-note). The node keeps it and refuses contracts with another."""
+    coordinator_key: builtins.bytes
+    """Ed25519 public key with which the coordinator signs what it states in the audit log, 32 bytes; kept
+    likewise.
+    """
     @builtins.property
     def parties(self) -> containers.RepeatedCompositeFieldContainer[EnrolledParty]:
         """Every party enrolled so far. Institutions compare identity keys by another channel before they sign a
@@ -111,10 +125,12 @@ class EnrolResponse(message.Message):
         certificate: builtins.bytes = ...,
         certificate_authority: builtins.bytes = ...,
         parties: abc.Iterable[EnrolledParty] | None = ...,
+        log_key: builtins.str = ...,
+        coordinator_key: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate", b"certificate", "certificate_authority", b"certificate_authority", "parties", b"parties"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["certificate", b"certificate", "certificate_authority", b"certificate_authority", "coordinator_key", b"coordinator_key", "log_key", b"log_key", "parties", b"parties"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,67 @@
+"""The gate before every phase: it begins only once its opening is in a log that the contract's witnesses saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedshare.audit.gate import verify_opening
+from fedshare.audit.statements import PhaseOpened
+from fedshare.contract.enforcement import verify_not_revoked
+from fedshare.errors import ProtocolError, RefusedError
+
+from .state import write_private
+
+if TYPE_CHECKING:
+    from fedshare.audit.checkpoint import Checkpoint
+    from fedshare.audit.gate import Opening
+    from fedshare.contract.model import Contract
+
+    from .audit_client import AuditClient
+    from .state import NodeState
+
+__all__ = ["PhaseGate"]
+
+
+class PhaseGate:
+    """Knows the last tree that this node accepted, in its state, and accepts only trees that continue it."""
+
+    def __init__(self, client: AuditClient, state: NodeState, party: str) -> None:
+        self._client = client
+        self._state = state
+        self._party = party
+
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
+        """Return once the phase may begin.
+
+        Raises:
+            RefusedError: this party took its approval back, or what the coordinator shows is not the opening
+                of this phase in a log that continues what this node has seen; it is kept as evidence.
+            UnavailableError: the witnesses have not seen the opening in time.
+        """
+        own = [self._party] if self._state.revocation(contract.digest()) is not None else []
+        verify_not_revoked(contract, self._party, own)
+        seen = self._state.seen_checkpoint()
+        opening = self._client.opening(run_id, phase, seen.size if seen else 0)
+        try:
+            checkpoint = _verify(opening, contract, run_id, phase, seen)
+        except ProtocolError as error:
+            evidence = self._state.run_folder(run_id) / f"refused-{phase}.tlog-proof"
+            write_private(evidence, opening.receipt)
+            raise RefusedError(
+                "opening_not_witnessed",
+                f"what the coordinator shows as the opening of {phase} does not count: {error}",
+                party=self._party,
+            ) from error
+        self._state.save_seen_checkpoint(checkpoint)
+
+
+def _verify(
+    opening: Opening, contract: Contract, run_id: int, phase: str, seen: Checkpoint | None
+) -> Checkpoint:
+    checkpoint, said = verify_opening(
+        opening, contract.log.policy(), contract.log.coordinator_key_bytes(), seen
+    )
+    expected = (str(run_id), contract.digest(), phase)
+    if not isinstance(said, PhaseOpened) or (said.run_id, said.contract_digest, said.phase) != expected:
+        raise ProtocolError(f"expected the opening of phase {phase} of run {run_id}, found another entry")
+    return checkpoint
