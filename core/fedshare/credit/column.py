@@ -26,11 +26,11 @@ from fedshare.errors import DataError
 from .values import categorical_values, numeric_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["ColumnBins", "fit_column"]
+__all__ = ["ColumnBins", "categories_of_counts", "fit_column", "numbers_of_counts", "verify_usable"]
 
 Kind = Literal["numeric", "categorical"]
 Monotone = Literal["none", "increasing", "decreasing"]
@@ -225,39 +225,81 @@ def fit_column(
         DataError: text or infinite values in a numeric column, a constant column, fewer than two bins of
             ``minimum`` rows, or a direction for a categorical column.
     """
-
-    def refuse(message: str) -> DataError:
-        return DataError(message, party=party, source=source, field=name)
-
     if kind == "categorical" and monotone != "none":
-        raise refuse(f"categories have no order; the contract must not ask for {monotone} weights")
+        raise DataError(
+            f"categories have no order; the contract must not ask for {monotone} weights",
+            party=party,
+            source=source,
+            field=name,
+        )
     if kind == "categorical":
         fitted, distinct = _fit_categories(name, categorical_values(values), bins, minimum)
     else:
         numbers = numeric_values(values, party=party, source=source, field=name)
         fitted, distinct = _fit_numbers(name, numbers, bins, minimum, monotone)
+    verify_usable(fitted, distinct, minimum, party=party, source=source)
+    return fitted
+
+
+def verify_usable(bins: ColumnBins, distinct: int, minimum: int, *, party: str, source: str) -> None:
+    """Check that a column says something.
+
+    Args:
+        bins: as fitted.
+        distinct: how many values it has, a missing one counting as a value.
+        minimum: rows each bin must have.
+        party: who holds the column, for the error.
+        source: the file or table, for the error.
+
+    Raises:
+        DataError: it is constant, or does not fill two bins.
+    """
     if distinct < 2:
-        raise refuse("the column is constant; leave it out of the contract")
-    if fitted.size < 2:
-        raise refuse(
+        message = "the column is constant; leave it out of the contract"
+    elif bins.size < 2:
+        message = (
             f"no two bins have {minimum} rows each; leave the column out of the contract or lower its "
             "minimum cohort"
         )
-    return fitted
+    else:
+        return
+    raise DataError(message, party=party, source=source, field=bins.name)
 
 
 def _fit_categories(name: str, texts: NDArray[np.str_], bins: int, minimum: int) -> tuple[ColumnBins, int]:
     """Return bins for the most frequent categories, and how many categories there are."""
     distinct, rows = np.unique(texts, return_counts=True)
-    order = np.lexsort((distinct, -rows))[:bins]
-    named = ColumnBins(name, "categorical", (), tuple(str(distinct[index]) for index in order), len(order))
-    rest = len(texts) - int(rows[order].sum())
+    return categories_of_counts(name, distinct.tolist(), rows, 0, bins, minimum), len(distinct)
+
+
+def categories_of_counts(
+    name: str,
+    categories: Sequence[str],
+    counts: NDArray[np.int64],
+    others: int,
+    bins: int,
+    minimum: int,
+) -> ColumnBins:
+    """Return bins for the most frequent categories.
+
+    Args:
+        name: the column.
+        categories: distinct.
+        counts: rows of each.
+        others: rows of categories that are not listed.
+        bins: how many categories have a bin of their own at most.
+        minimum: rows each bin must have; one bin alone may remain.
+    """
+    order = np.lexsort((np.array(categories, dtype=np.str_), -counts))[:bins]
+    kept = counts[order].astype(np.float64)
+    named = ColumnBins(name, "categorical", (), tuple(categories[index] for index in order), len(order))
+    rest = others + int(counts.sum() - counts[order].sum())
     fitted, _ = (
-        named.merge(np.append(rows[order], rest).astype(np.float64), max(minimum, 1))
+        named.merge(np.append(kept, rest), max(minimum, 1))
         if rest
-        else (replace(named, fallback=0).merge(rows[order].astype(np.float64), minimum))
+        else replace(named, fallback=0).merge(kept, minimum)
     )
-    return fitted, len(distinct)
+    return fitted
 
 
 def _fit_numbers(
@@ -265,32 +307,61 @@ def _fit_numbers(
 ) -> tuple[ColumnBins, int]:
     """Return bins cut at quantiles, and how many values there are, a missing one counting as a value."""
     present = numbers[~np.isnan(numbers)]
-    edges = _quantile_edges(present, bins, minimum)
+    distinct, rows = np.unique(present, return_counts=True)
+    missing = len(numbers) - len(present)
+    fitted = numbers_of_counts(name, distinct, rows, missing, bins, minimum, monotone)
+    return fitted, len(distinct) + (missing > 0)
+
+
+def numbers_of_counts(
+    name: str,
+    values: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    missing: int,
+    bins: int,
+    minimum: int,
+    monotone: Monotone,
+) -> ColumnBins:
+    """Return bins cut at quantiles.
+
+    Args:
+        name: the column.
+        values: ascending; a count may stand for all values from one up to the next.
+        counts: rows of each, at least 1.
+        missing: rows without a value.
+        bins: how many at most, beside the one for missing values.
+        minimum: rows each bin must have; one bin alone may remain.
+        monotone: the direction weights must go.
+    """
+    edges = _quantile_edges(values, counts, bins, minimum)
     whole = ColumnBins(name, "numeric", edges, (), len(edges) + 1, monotone)
-    counts = np.bincount(whole.assign(numbers), minlength=whole.size).astype(np.float64)
+    placed = np.bincount(whole.assign(values), counts, minlength=whole.size).astype(np.float64)
+    placed[whole.fallback] += missing
     # A missing bin without any row is merged away too, so that `fallback` says where a missing number goes.
-    fitted, _ = whole.merge(counts, max(minimum, 1))
-    return fitted, len(np.unique(present)) + (len(present) < len(numbers))
+    fitted, _ = whole.merge(placed, max(minimum, 1))
+    return fitted
 
 
-def _quantile_edges(present: NDArray[np.float64], bins: int, minimum: int) -> tuple[float, ...]:
-    """Return lower bounds that cut ``present`` into at most ``bins`` parts of nearly equal count.
+def _quantile_edges(
+    distinct: NDArray[np.float64], rows: NDArray[np.int64], bins: int, minimum: int
+) -> tuple[float, ...]:
+    """Return lower bounds that cut the values into at most ``bins`` parts of nearly equal count.
 
     What is left is shared out afresh after each cut, so that a frequent value, which gets a bin alone, does
     not thin out the rest.
     """
-    distinct, rows = np.unique(present, return_counts=True)
     reach = np.cumsum(rows)
+    present = int(reach[-1]) if len(reach) else 0
     edges: list[float] = []
     start = 0
     for left in range(bins, 1, -1):
         before = int(reach[start - 1]) if start else 0
-        target = max((len(present) - before) / left, minimum)
+        target = max((present - before) / left, minimum)
         end = int(np.searchsorted(reach, before + target))
         frequent = end < len(rows) and rows[end] >= target
         if frequent and end > start and reach[end - 1] - before >= minimum:
             end -= 1
-        if end + 1 >= len(distinct) or len(present) - reach[end] < minimum:
+        if end + 1 >= len(distinct) or present - reach[end] < minimum:
             break
         start = end + 1
         edges.append(float(distinct[start]))
