@@ -375,6 +375,20 @@ def split_holders(tables: Mapping[str, Table]) -> dict[str, Table]:
     }
 
 
+def split_banks(tables: Mapping[str, Table], shares: Iterable[float], seed: int = 0) -> dict[str, Table]:
+    """Return the same economy with the bank's customers at banks ``bank-a``, ``bank-b`` and so on, defaults unevenly."""
+    bank = tables["bank"]
+    rng = np.random.default_rng(seed)
+    weights = np.array(list(shares))
+    tilted = np.stack([weights, weights * np.linspace(0.5, 1.5, len(weights))])
+    tilted /= tilted.sum(axis=1, keepdims=True)
+    draws = rng.random(len(bank))[:, None] > np.cumsum(tilted, axis=1)[bank.label.astype(int)]
+    place = np.minimum(draws.sum(axis=1), len(weights) - 1)
+    rest = {name: table for name, table in tables.items() if name != "bank"}
+    parts = {f"bank-{'abcdefgh'[number]}": bank.take(place == number) for number in range(len(weights))}
+    return {**parts, **rest}
+
+
 def tiny(seed: int = 3, **settings: Any) -> Simulation:
     """Return a federation whose run takes a fraction of a second."""
     changes: dict[str, Any] = {"minimum_cohort": 5, "model": {"max_iterations": 2, "tolerance": 1e-9}}

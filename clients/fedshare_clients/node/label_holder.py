@@ -1,7 +1,8 @@
 """What a label holder (a bank) does in each phase of a run.
 
 It holds its customers, their outcome and columns of its own. It learns the sizes of the holders' universes, which of its own
-customers each holder knows, and, for its own customers, the sum over all holders of their partial scores.
+customers each holder knows, and, for its own customers, the sum over all holders of their partial scores. Of the other
+banks, if there are any, it learns sums over all banks.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedshare.credit.bins import fit_design
+from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, merge_cells
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
+from fedshare.credit.pooled_bins import fit_pooled_design
 from fedshare.errors import DataError, ProtocolError
 from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
@@ -26,9 +29,11 @@ from fedshare.sealed import (
     open_sum,
     scale_bits,
 )
-from fedshare.training.scorecard import LabelHolderModel
+from fedshare.training.scorecard import Customers, LabelHolderModel, Step
 from fedshare.wire.v1 import payload_pb2 as payload
 
+from .bank_sums import BankSums
+from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
 from .masks import masked
 from .progress import Progress
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
+    from fedshare.credit.bins import Design
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
@@ -80,6 +86,8 @@ class LabelHolder:
         self._party = party
         self._banks = [bank.id for bank in contract.banks()]
         self._holders = [holder.id for holder in contract.holders()]
+        self._sums = BankSums(party, self._banks)
+        self._everyone: dict[str, Any] | None = None
         self._table = table
         self._holdout_seed = holdout_seed
         self._randomness = randomness
@@ -138,15 +146,15 @@ class LabelHolder:
                 self._secrets[holder].append(secret.accept(answer))
             if query == 0:
                 self._count(channel)
-        self._model = self._make_model(self._labels)
+        self._bin(channel)
+        self._enter_search(channel)
         self._report(Progress("prepare", 0, f"{queries} one-time secrets per holder"))
 
     def train(self, channel: Channel) -> None:
         """Minimise over the span of the holders' directions, one round of messages per direction, until it stops."""
-        model = self._model
         iteration = 0
         while True:
-            step = model.solve()
+            step = self._solve(channel)
             self._history.append({"loss": step.train_loss, "holdout_loss": step.holdout_loss})
             self._report(Progress("train", iteration, step.reason, step.train_loss, step.holdout_loss))
             message = payload.SealedProduct(coefficients=step.coefficients.tolist(), stop=step.stop)
@@ -154,13 +162,43 @@ class LabelHolder:
                 for holder in self._holders:
                     channel.send(holder, message, iteration)
                 return
-            residual = model.residual()
+            residual = self._model.residual()
             for holder in self._holders:
                 message.ciphertext, message.share = self._product(channel, holder, iteration + 1, residual)
                 channel.send(holder, message, iteration)
             scores, penalty = self._open(channel, iteration)
-            model.add_direction(scores, penalty)
+            if isinstance(self._model, LabelHolderModel):
+                self._model.add_direction(scores, penalty)
+            else:
+                self._model.add_scores(scores)
             iteration += 1
+
+    def evaluate(self, channel: Channel) -> None:
+        """Measure the model on the held-out customers of all banks, by sums over cells of scores.
+
+        With label privacy nothing is measured: outcomes of held-out customers do not leave their bank then.
+        """
+        if not self._sums.others or self._contract.label_epsilon() is not None:
+            return
+        holdout = ~self._training
+        labels, weights = self._aligned.label[holdout], self._aligned.weight[holdout]
+        measured = {}
+        for name, model in (("federated", self._model), ("bank_only", self._own_model)):
+            scores = model.scores()[holdout]
+            counts = np.rint(
+                self._sums.total(
+                    channel, f"customers per score, {name}", cell_counts(scores).astype(np.float64), 0
+                )
+            ).astype(np.int64)
+            groups = merge_cells(counts, self._contract.minimum_cohort)
+            sums = cell_sums(labels, scores, weights, groups)
+            total = self._sums.total(channel, f"outcomes per score, {name}", sums.ravel(), WEIGHT_BITS)
+            histogram = ScoreHistogram.from_sums(groups, counts, total.reshape(sums.shape))
+            measured[name] = {
+                metric: {"value": found.value, "low": found.low, "high": found.high}
+                for metric, found in (("auc", histogram.auc()), ("ks", histogram.ks()))
+            }
+        self._everyone = {"banks": len(self._banks), "holdout": int(counts.sum()), **measured}
 
     def result(self) -> dict[str, Any]:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""
@@ -186,9 +224,10 @@ class LabelHolder:
             "bins": self._design.to_dict(),
             **self._part(model),
             "own_model": self._part(self._own_model),
+            **({"all_banks": self._everyone} if self._everyone else {}),
         }
 
-    def _part(self, model: LabelHolderModel) -> dict[str, Any]:
+    def _part(self, model: Customers) -> dict[str, Any]:
         """Return what scoring needs of a model beside the bins."""
         codes = self._design.codes[self._training]
         counts = np.bincount(codes.ravel(), minlength=self._design.width).astype(np.float64)
@@ -217,8 +256,10 @@ class LabelHolder:
 
     @cached_property
     def _own_model(self) -> LabelHolderModel:
-        """Return the model that this bank could train alone."""
-        alone = self._make_model(self._aligned.label)
+        """Return the model that this bank could train alone, over the same bins."""
+        alone = LabelHolderModel(
+            *self._sample(self._aligned.label), self._contract.model, cone=self._contract.is_monotone()
+        )
         alone.solve()
         return alone
 
@@ -242,19 +283,59 @@ class LabelHolder:
                 "training and held-out customers must each contain both outcomes, 0 and 1", party=self._party
             )
 
-    def _make_model(self, labels: NDArray[np.float64]) -> LabelHolderModel:
+    def _bin(self, channel: Channel) -> None:
+        """Cut the own columns into bins: by the own customers, or by those of all banks if there are several."""
         contract = self._contract
-        self._design = fit_design(
-            self._aligned, contract.party(self._party).columns, contract.minimum_cohort, party=self._party
+        columns, minimum = contract.party(self._party).columns, contract.minimum_cohort
+        if not (self._sums.others and columns):
+            self._design = fit_design(self._aligned, columns, minimum, party=self._party)
+            return
+
+        def total(step: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+            return self._sums.total(channel, step, counts, 0)
+
+        fitted = fit_pooled_design(self._aligned, columns, minimum, total, party=self._party)
+        training = fitted.take(self._training).codes.ravel()
+        counts = total(
+            "training customers per bin", np.bincount(training, minlength=fitted.width).astype(float)
         )
-        return LabelHolderModel(
-            labels,
-            self._aligned.weight,
-            self._design,
-            self._training,
-            contract.model,
-            cone=contract.is_monotone(),
-        )
+        self._design, _ = fitted.merged(counts, minimum)
+
+    def _enter_search(self, channel: Channel) -> None:
+        """Prepare the search, as the only bank, the leading one or one that follows."""
+        contract, sample = self._contract, self._sample(self._labels)
+        cone, personal = contract.is_monotone(), contract.between_banks.personal_intercepts
+        self._others: OtherBanks | None = None
+        self._model: Customers
+        if not self._sums.others:
+            self._model = LabelHolderModel(*sample, contract.model, cone=cone)
+            return
+        customers = Customers(*sample, personal_intercept=personal)
+        totals = sum_totals(channel, self._sums, customers)
+        if self._sums.leads:
+            self._others = OtherBanks(self._sums, totals)
+            self._model = LabelHolderModel(
+                *sample, contract.model, cone=cone, personal_intercept=personal, banks=self._others
+            )
+        else:
+            self._model = customers
+            self._follower = Follower(self._sums, customers, contract.model.max_iterations, cone=cone)
+
+    def _solve(self, channel: Channel) -> Step:
+        """Let this bank's model stand at the minimum over all directions so far."""
+        if not isinstance(self._model, LabelHolderModel):
+            return self._follower.follow(channel)
+        if self._others is None:
+            return self._model.solve()
+        self._others.enter(channel)
+        step = self._model.solve()
+        self._others.settle(self._model.point, step)
+        return step
+
+    def _sample(
+        self, labels: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Design, NDArray[np.bool_]]:
+        return labels, self._aligned.weight, self._design, self._training
 
     def _count(self, channel: Channel) -> None:
         """Let every holder count the training customers per bin."""

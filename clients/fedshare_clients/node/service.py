@@ -310,6 +310,8 @@ class NodeService:
             )
 
     def _evaluate(self, run_id: int, run: _Run, channel: Channel) -> dict[str, Any]:
+        if isinstance(run.role, LabelHolder):
+            run.role.evaluate(channel)
         result = run.role.result()
         customers = run.role.scored_customers() if isinstance(run.role, LabelHolder) else None
         transport = run.transport

@@ -30,6 +30,7 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
+from .banks import BetweenBanks, verify_banks
 from .log import LogTerms  # noqa: TC001  pydantic reads it
 from .privacy import Privacy
 from .scoring import Scoring  # noqa: TC001  pydantic reads it
@@ -53,6 +54,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Integers above 2^53 have no canonical form (RFC 7493 section 2.2); no region has more enterprises.
 _MAX_COUNT = 1_000_000_000
 _MAX_COLUMNS = 1000
+_MAX_CATEGORIES = 1000
 _MAX_PROBLEMS = 20
 # In the audit log this name is the coordinator's.
 _RESERVED_ID = "coordinator"
@@ -77,6 +79,9 @@ Name = Annotated[str, AfterValidator(_is_plain)]
 Sentence = Annotated[str, AfterValidator(_one_line)]
 
 
+Category = Annotated[Name, Field(min_length=1, max_length=200)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,6 +94,7 @@ class Column(_Strict):
         kind: how it is cut into bins.
         bins: at most this many, besides the one for missing values.
         monotone: the direction in which points must go along a numeric column's bins.
+        categories: of a categorical column that several banks have: which ones are told apart. Others share a bin.
         classification: the institution's own word for how sensitive it is.
     """
 
@@ -96,12 +102,21 @@ class Column(_Strict):
     kind: Literal["numeric", "categorical"] = "numeric"
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     monotone: Literal["none", "increasing", "decreasing"] = "none"
+    categories: Annotated[tuple[Category, ...], Field(max_length=_MAX_CATEGORIES)] = ()
     classification: Annotated[Name, Field(max_length=100)] = "internal"
 
     @model_validator(mode="after")
     def _is_ordered_if_monotone(self) -> Column:
         if self.kind == "categorical" and self.monotone != "none":
             raise ValueError("a categorical column has no order to be monotone along")
+        return self
+
+    @model_validator(mode="after")
+    def _lists_categories_once(self) -> Column:
+        if self.categories and self.kind != "categorical":
+            raise ValueError("a numeric column has no categories")
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("a category is listed twice")
         return self
 
 
@@ -226,6 +241,7 @@ class Contract(_Strict):
     parties: Annotated[tuple[Party, ...], Field(min_length=2, max_length=64)]
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
+    between_banks: BetweenBanks = BetweenBanks()
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 30
     outputs: Outputs = Outputs()
@@ -265,8 +281,7 @@ class Contract(_Strict):
                 raise ValueError(f"two parties have the same {what}")
         if not self.holders():
             raise ValueError("a contract needs at least one feature_holder")
-        if len(self.banks()) != 1:
-            raise ValueError("this version trains with exactly one label_holder")
+        verify_banks(self.banks(), self.between_banks)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
         self._verify_reason_groups()

@@ -20,7 +20,7 @@ from fedshare.identity.keys import fingerprint
 if TYPE_CHECKING:
     from fedshare.contract.model import Contract, Party
 
-__all__ = ["LEDGER", "Leak", "Speaker", "bins_at_most", "summarise", "sums_at_most"]
+__all__ = ["LEDGER", "MAX_POINTS", "Leak", "Speaker", "bins_at_most", "summarise", "sums_at_most"]
 
 Speaker = Literal["feature_holder", "label_holder", "coordinator", "party"]
 
@@ -193,6 +193,20 @@ LEDGER: tuple[Leak, ...] = (
         needed="scores of the bank's customers, from which it finds the next residual",
     ),
     Leak(
+        message="SharedPoint",
+        fields=("point", "settled", "stop", "reason", "train_loss", "holdout_loss"),
+        phase="train",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="the shared model so far and its mean loss over all banks; the leading bank learns from the "
+        "answers the losses and gradients over all banks, over bins of at least the minimum cohort",
+        coordinator="the number of evaluations",
+        auditor=_SIZES,
+        needed="the minimum over all banks' customers without any of them",
+    ),
+    Leak(
         message="MaskedVector",
         fields=("words",),
         phase="",
@@ -316,6 +330,10 @@ LEDGER: tuple[Leak, ...] = (
 """In the order of a run; what the coordinator can read comes last."""
 
 
+MAX_POINTS = 200
+"""Points at which the leading bank may ask the others for the loss, in one iteration."""
+
+
 def bins_at_most(party: Party) -> int:
     """Return the most bins that a party's columns are cut into, with one each for missing values."""
     return sum(column.bins + 1 for column in party.columns)
@@ -364,9 +382,10 @@ def summarise(contract: Contract) -> str:
 def _holder_learns(contract: Contract, holder: Party) -> list[str]:
     bins, queries = bins_at_most(holder), contract.model.max_iterations + 1
     sums, cohort = sums_at_most(contract, holder), contract.minimum_cohort
+    counted = f"{bins:,} bins x {queries:,} queries x {contract.max_runs:,} runs = {sums:,} sums"
     return [
-        f"how many identifiers the bank asks for, {contract.alignment.quota:,} or fewer, and not which",
-        f"{bins:,} bins x {queries:,} queries x {contract.max_runs:,} runs = {sums:,} sums: {_SUMS} {cohort:,}",
+        f"how many identifiers each bank asks for, {contract.alignment.quota:,} or fewer, and not which",
+        f"{counted} over all banks: {_SUMS} {cohort:,}",
         f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
         *_label_noise(contract),
@@ -380,6 +399,31 @@ def _label_noise(contract: Contract) -> list[str]:
         return []
     reach = "over all runs of this contract and of others with the same epsilon, within one label epoch"
     return [f"nothing of one outcome beyond label privacy of epsilon {epsilon:g}, {reach}"]
+
+
+def _banks_learn(contract: Contract) -> list[str]:
+    """Return what banks learn of one another; the first of them leads."""
+    banks = contract.banks()
+    if len(banks) == 1:
+        return []
+    points = MAX_POINTS * (contract.model.max_iterations + 1)
+    coarse, fine = (
+        "customers of all banks in cells of its columns, each a factor of four wide",
+        "in ranges with many customers 1/128 of the value",
+    )
+    lines = [
+        f"{coarse}, {fine}; small numbers included, not who",
+        "training customers of all banks per bin; weights of customers and of defaults in all",
+        f"the loss and the gradient over all banks, at {points:,} points at most: {banks[0].id} only, which leads",
+        "per cell of scores with at least the minimum cohort of held-out customers of all banks: outcomes",
+    ]
+    if len(banks) == 2:
+        lines.append(
+            "by subtracting its own part, all of this of the other bank alone: accepted by accept_two"
+        )
+    else:
+        lines.append(f"of another bank alone only if all others help: {len(banks)} banks hide each other")
+    return lines
 
 
 def _bank_learns(contract: Contract) -> list[str]:
@@ -406,7 +450,7 @@ def _bank_learns(contract: Contract) -> list[str]:
             f"{iterations}; a holder's own only if all other holders help the bank"
         )
     lines.append("which of its customers are in equal bins at all holders: they have equal sums")
-    return lines
+    return lines + [f"of the other banks: {line}" for line in _banks_learn(contract)]
 
 
 def _coordinator_learns(contract: Contract) -> list[str]:

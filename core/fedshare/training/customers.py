@@ -124,6 +124,11 @@ class Customers:
         return self.direction_count + self._matrix.width + (0 if self._has_own_intercept else 1)
 
     @property
+    def point(self) -> NDArray[np.float64]:
+        """Where the model stands."""
+        return self._point.copy()
+
+    @property
     def coefficients(self) -> NDArray[np.float64]:
         """The combination of the holders' directions, shape ``[t]``."""
         return self._point[: self.direction_count].copy()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fedshare.errors import ParameterError, ProtocolError
 
+from .newton import bounded_least_squares
 from .onehot import OneHotMatrix
 from .penalty import monotone_cone, penalty_matrix
 
@@ -141,22 +141,11 @@ class HolderBlock:
 
 
 def _nearest(weights: NDArray[np.float64], cone: Cone, metric: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights of the cone nearest to ``weights`` in the metric: nonnegative least squares.
-
-    The free variables are solved for exactly: what they can reach is projected out of the bounded ones.
-    """
+    """Return the weights of the cone nearest to ``weights`` in the metric."""
     root = np.linalg.cholesky(metric).T
-    image = np.asarray(root @ cone.basis)
-    target = root @ weights
-    bounded, free = image[:, cone.nonnegative], image[:, ~cone.nonnegative]
-    reach, triangle = np.linalg.qr(free)
-    variables = np.zeros_like(weights)
-    if cone.nonnegative.any():
-        steps, _ = nnls(bounded - reach @ (reach.T @ bounded), target - reach @ (reach.T @ target))
-        variables[cone.nonnegative] = steps
-        target = target - bounded @ steps
-    variables[~cone.nonnegative] = np.linalg.solve(triangle, reach.T @ target)
-    nearest: NDArray[np.float64] = cone.basis @ variables
+    nearest: NDArray[np.float64] = cone.basis @ bounded_least_squares(
+        np.asarray(root @ cone.basis), root @ weights, cone.nonnegative
+    )
     return nearest
 
 

@@ -31,8 +31,10 @@ __all__ = ["LabelHolderModel", "Step"]
 
 # How exactly each subspace is minimised, as a share of the decrease at which training stops.
 _PRECISION = 1e-4
-# The same where every evaluation is a round of messages between banks.
+# The same where every evaluation is a round of messages between banks, and how many times the resolution of their sums at
+# least: what is finer than these is noise, along which no search finds anything.
 _PRECISION_BETWEEN_BANKS = 1e-2
+_RESOLUTIONS = 16.0
 # Solves in a row without progress before training stops: one weak direction is no sign of convergence.
 _CALM_STEPS = 2
 
@@ -134,10 +136,8 @@ class LabelHolderModel(Customers):
         bounded = np.zeros(len(self._variables), dtype=np.bool_)
         bounded[: self.direction_count] = self._cone
         bounded[self.direction_count : self.direction_count + len(self._penalty)] = self._own_cone.nonnegative
-        share = _PRECISION if self._banks is None else _PRECISION_BETWEEN_BANKS
         total = self._totals.training_weight
-        precision = share * max(self._settings.tolerance, 1e-12) * total
-        self._variables = minimise(objective, self._variables, bounded, precision)
+        self._variables = minimise(objective, self._variables, bounded, self._precision())
         self._objectives.append(objective.value(self._variables) / total)
         found = self._found(loss, objective.plain(self._variables))
         self._holdout_losses.append(self._holdout_mean(found))
@@ -158,11 +158,15 @@ class LabelHolderModel(Customers):
             reason=reason or "improving",
         )
 
-    def _loss(self) -> ConvexFunction:
-        own = self.training_loss()
+    def _precision(self) -> float:
+        """Return to within how many nats times weight a subspace is minimised."""
+        decrease = max(self._settings.tolerance, 1e-12) * self._totals.training_weight
         if self._banks is None:
-            return own
-        return PooledLoss(self._banks, own, self.totals(), self.direction_count)
+            return _PRECISION * decrease
+        return max(_PRECISION_BETWEEN_BANKS * decrease, _RESOLUTIONS * self._banks.resolution)
+
+    def _loss(self) -> ConvexFunction:
+        return self.training_loss() if self._banks is None else PooledLoss(self._banks, self)
 
     def _found(self, loss: ConvexFunction, point: NDArray[np.float64]) -> Evaluation:
         return loss.evaluate(point) if isinstance(loss, PooledLoss) else self.evaluate(point)

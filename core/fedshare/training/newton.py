@@ -1,9 +1,9 @@
 """The minimum of a smooth convex function, some of whose variables must not be negative.
 
-Source: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J.
-Control and Optimization 20 (1982), section 2. Each step solves Newton's equations over the variables that
-are not held at zero, then searches back along the projected path; every step lowers the function. Without
-bounds it is Newton's method with a line search.
+Source: Lee, Sun, Saunders, "Proximal Newton-type methods for minimizing composite functions", SIAM J. Optimization
+24 (2014), algorithm 1, with the bounds as the composite part. Each step goes towards the minimum of the quadratic model
+under the bounds, and a line search makes it lower the function. Without bounds it is Newton's method, and with an
+approximate Hessian a quasi-Newton method.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
+from scipy.optimize import nnls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ConvexFunction", "minimise"]
+__all__ = ["ConvexFunction", "bounded_least_squares", "minimise"]
 
 _MAX_STEPS = 100
 _SUFFICIENT = 1e-4
@@ -57,49 +58,90 @@ def minimise(
     value = function.value(point)
     for _ in range(_MAX_STEPS):
         gradient = function.gradient(point)
-        held = nonnegative & (point <= 0.0) & (gradient > 0.0)
-        free = np.flatnonzero(~held)
-        step = np.zeros_like(point)
-        step[free] = -_solve(function.hessian(point)[np.ix_(free, free)], gradient[free])
+        step = _step(function.hessian(point), gradient, point, nonnegative)
         if -gradient @ step < 2.0 * precision:
             break
-        moved, moved_value = _search(function, point, value, gradient, step, nonnegative)
+        moved, moved_value = _search(function, point, value, step, float(gradient @ step), nonnegative)
         if moved_value >= value:
             break
         point, value = moved, moved_value
     return point
 
 
+def bounded_least_squares(
+    matrix: NDArray[np.float64], target: NDArray[np.float64], nonnegative: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the variables, some at least zero, whose image under ``matrix`` is nearest to ``target``.
+
+    The free variables are solved for exactly: what they can reach is projected out of the bounded ones.
+
+    Args:
+        matrix: square and of full rank, shape ``[m, m]``.
+        target: shape ``[m]``.
+        nonnegative: which variables must not be negative, shape ``[m]``.
+    """
+    bounded, free = matrix[:, nonnegative], matrix[:, ~nonnegative]
+    reach, triangle = np.linalg.qr(free)
+    variables = np.zeros(len(nonnegative))
+    if nonnegative.any():
+        steps, _ = nnls(bounded - reach @ (reach.T @ bounded), target - reach @ (reach.T @ target))
+        variables[nonnegative] = steps
+        target = target - bounded @ steps
+    variables[~nonnegative] = solve_triangular(triangle, reach.T @ target)
+    return variables
+
+
+def _step(
+    hessian: NDArray[np.float64],
+    gradient: NDArray[np.float64],
+    point: NDArray[np.float64],
+    nonnegative: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return the way to the minimum of the quadratic model under the bounds."""
+    step = -_solve(hessian, gradient)
+    if not (point[nonnegative] + step[nonnegative] < 0.0).any():
+        return step
+    scale, factor = _factored(hessian)
+    # With scaled variables y / scale the model is |factor y - factor (point + step)|^2 / 2.
+    target = factor @ ((point + step) / scale)
+    nearest = scale * bounded_least_squares(factor, target, nonnegative)
+    return np.asarray(nearest - point)
+
+
 def _search(
     function: ConvexFunction,
     point: NDArray[np.float64],
     value: float,
-    gradient: NDArray[np.float64],
     step: NDArray[np.float64],
+    slope: float,
     nonnegative: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the first point back along the projected path that is low enough, with its value."""
+    """Return the first point back along the step that is low enough, with its value."""
     length = 1.0
     while length > _SMALLEST_STEP:
         moved = point + length * step
-        moved[nonnegative] = np.maximum(moved[nonnegative], 0.0)
+        moved[nonnegative] = np.maximum(moved[nonnegative], 0.0)  # what rounding leaves below
         moved_value = function.value(moved)
-        if moved_value <= value + _SUFFICIENT * float(gradient @ (moved - point)):
+        if moved_value <= value + _SUFFICIENT * length * slope:
             return moved, moved_value
         length *= 0.5
     return point, value
 
 
-def _solve(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the solution of a positive semidefinite system, scaled to a unit diagonal first."""
+def _factored(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a scale s and the upper triangle R with R^T R = diag(s) matrix diag(s), lifted if it is singular."""
     scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), np.finfo(np.float64).tiny))
     scaled = matrix * np.outer(scale, scale)
     for jitter in _JITTERS:
         try:
-            factor = cho_factor(scaled + jitter * np.eye(len(scaled)), lower=True)
+            return scale, np.asarray(cholesky(scaled + jitter * np.eye(len(scaled))))
         except LinAlgError:
             continue
-        solution: NDArray[np.float64] = scale * cho_solve(factor, scale * right)
-        if np.isfinite(solution).all():
-            return solution
-    return scale**2 * right
+    return scale, np.eye(len(scaled))
+
+
+def _solve(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the solution of a positive semidefinite system, scaled to a unit diagonal first."""
+    scale, factor = _factored(matrix)
+    solution: NDArray[np.float64] = scale * cho_solve((factor, False), scale * right)
+    return solution if np.isfinite(solution).all() else scale**2 * right

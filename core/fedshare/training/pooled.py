@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from .customers import Evaluation, Totals
-    from .newton import ConvexFunction
+    from .customers import Customers, Evaluation, Totals
 
 __all__ = ["Banks", "PooledLoss"]
 
@@ -26,8 +27,11 @@ _CURVATURE = 0.1
 # How much of the Hessian at zero, where p(1 - p) is largest, is mixed in: customers whom the model separates would
 # else leave a variable without any scale.
 _SHARE_AT_ZERO = 0.01
-# Steps along which the gradient hardly changes say nothing about the curvature (Nocedal and Wright, section 6.1).
-_LEAST_CURVATURE = 1e-8
+# Relative to the diagonal: the bins of a column sum to one, so some curvature is exactly zero, which rounding may turn
+# negative.
+_FLOOR = 1e-6
+# Damping (Nocedal and Wright, procedure 18.2): no correction takes more than this of the curvature along its step.
+_LEAST_SHARE = 0.01
 
 
 class Banks(Protocol):
@@ -37,26 +41,23 @@ class Banks(Protocol):
     def totals(self) -> Totals:
         """Summed over all banks, this one included."""
 
-    def evaluate(self, point: NDArray[np.float64]) -> Evaluation:
-        """Return the loss at ``point``, summed over all banks, this one included."""
+    @property
+    def resolution(self) -> float:
+        """How far the sum of a loss may be off, in nats times weight."""
+
+    def evaluate(
+        self, point: NDArray[np.float64], own: Callable[[NDArray[np.float64]], Evaluation]
+    ) -> Evaluation:
+        """Return the loss at ``point``, summed over all banks, of which this one's is ``own(point)``."""
 
 
 class PooledLoss:
     """A convex function over points; every point is asked for once."""
 
-    def __init__(self, banks: Banks, own: ConvexFunction, own_totals: Totals, directions: int) -> None:
-        """Start a minimisation.
-
-        Args:
-            banks: whom to ask.
-            own: the loss of the leading bank's own training customers.
-            own_totals: of the same customers.
-            directions: how many of a point's entries, the first, are coefficients of directions.
-        """
+    def __init__(self, banks: Banks, own: Customers) -> None:
+        """Start a minimisation over the directions that ``own``, the leading bank's customers, have now."""
         self._banks = banks
         self._own = own
-        self._own_totals = own_totals
-        self._directions = directions
         self._seen: dict[bytes, Evaluation] = {}
         self._approximation: NDArray[np.float64] | None = None
         self._last: NDArray[np.float64]
@@ -65,7 +66,7 @@ class PooledLoss:
         """Return the loss of all banks at ``point``."""
         key = point.tobytes()
         if key not in self._seen:
-            self._seen[key] = self._banks.evaluate(point)
+            self._seen[key] = self._banks.evaluate(point, self._own.evaluate)
         return self._seen[key]
 
     def value(self, point: NDArray[np.float64]) -> float:
@@ -88,27 +89,32 @@ class PooledLoss:
 
     def _scaled_own_hessian(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the own customers' Hessian as if they were as many, in every bin, as those of all banks."""
-        mine, all_banks = self._own_totals, self._banks.totals
-        hessian = self._own.hessian(point) + _SHARE_AT_ZERO * self._own.hessian(np.zeros_like(point))
-        own_bins = slice(self._directions, self._directions + len(mine.bin_weights))
+        mine, all_banks = self._own.totals(), self._banks.totals
+        loss, count = self._own.training_loss(), self._own.direction_count
+        hessian = loss.hessian(point) + _SHARE_AT_ZERO * loss.hessian(np.zeros_like(point))
+        own_bins = slice(count, count + len(mine.bin_weights))
         empty = mine.bin_weights <= 0.0
         scale = np.full(len(point), all_banks.training_weight / mine.training_weight)
         scale[own_bins] = all_banks.bin_weights / np.where(empty, 1.0, mine.bin_weights)
         root = np.sqrt(np.maximum(scale, 0.0))
         scaled: NDArray[np.float64] = hessian * np.outer(root, root)
-        diagonal = np.zeros(len(point))
-        diagonal[own_bins] = np.where(empty, _CURVATURE * all_banks.bin_weights, 0.0)
+        diagonal = _FLOOR * np.diag(scaled)
+        diagonal[own_bins] += np.where(empty, _CURVATURE * all_banks.bin_weights, 0.0)
         return scaled + np.diag(diagonal)
 
     def _correct(
         self, approximation: NDArray[np.float64], step: NDArray[np.float64], change: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return ``approximation`` with ``change`` as its image of ``step``."""
+        """Return ``approximation`` with ``change`` as its image of ``step``, damped where that says too little."""
         image = approximation @ step
         expected, found = float(step @ image), float(step @ change)
-        if expected <= 0.0 or found <= _LEAST_CURVATURE * expected:
+        if expected <= 0.0:
             return approximation
-        corrected = approximation - np.outer(image, image) / expected + np.outer(change, change) / found
-        # Rounding may cancel a variable's whole curvature; the approximation before is then the better one.
-        kept = np.all(np.diag(corrected) > _LEAST_CURVATURE * np.diag(approximation))
-        return corrected if kept else approximation
+        if found < _LEAST_SHARE * expected:
+            share = (1.0 - _LEAST_SHARE) * expected / (expected - found)
+            change = share * change + (1.0 - share) * image
+            found = _LEAST_SHARE * expected
+        corrected: NDArray[np.float64] = (
+            approximation - np.outer(image, image) / expected + np.outer(change, change) / found
+        )
+        return corrected

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .customers import Customers
 from .holder import HolderBlock
 from .label_holder import LabelHolderModel, Step
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .penalty import ModelSettings
 
-__all__ = ["HolderBlock", "LabelHolderModel", "Step", "centralised_fit"]
+__all__ = ["Customers", "HolderBlock", "LabelHolderModel", "Step", "centralised_fit"]
 
 
 def centralised_fit(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fedshare.contract.model import parse_contract
-from fedshare.identity.keys import fingerprint
-from fedshare.privacy.leaks import LEDGER, bins_at_most, summarise, sums_at_most
+from fedshare.identity.keys import IdentityKey, encode_public_key, fingerprint
+from fedshare.privacy.leaks import LEDGER, MAX_POINTS, bins_at_most, summarise, sums_at_most
 from fedshare.wire.v1 import envelope_pb2, exchange_pb2, payload_pb2
 from fedshare_server.phases import PHASES, Reply
 
@@ -124,3 +124,28 @@ def test_the_summary_says_what_noise_leaves_of_an_outcome():
     private = contract(privacy={"labels": {"epsilon": 2.5}})
     assert "nothing of one outcome beyond label privacy of epsilon 2.5" in words(private)
     assert "label privacy" not in words(contract())
+
+
+def with_banks(count, **changes):
+    document = contract().model_dump(mode="json") | changes
+    parties = [party for party in document["parties"] if party["role"] == "feature_holder"]
+    bank = next(party for party in document["parties"] if party["role"] == "label_holder")
+    for number in range(count):
+        key = IdentityKey.from_raw(bytes([100 + number]) * 32).public_bytes()
+        own = {"id": f"bank-{number}", "identity_key": encode_public_key(key)}
+        parties.append({**bank, **own, "flower_key": bytes([100 + number] * 32).hex()})
+    return parse_contract({**document, "parties": parties})
+
+
+def test_what_banks_learn_of_one_another_is_said_where_there_are_several():
+    assert "of the other banks" not in summarise(contract())
+    several = " ".join(summarise(with_banks(3)).split())
+    points = MAX_POINTS * (contract().model.max_iterations + 1)
+    assert f"at {points:,} points at most: bank-0 only, which leads" in several
+    assert "only if all others help: 3 banks hide each other" in several
+    assert "accept_two" not in several
+
+
+def test_the_leak_between_two_banks_stands_in_the_summary():
+    two = " ".join(summarise(with_banks(2, between_banks={"accept_two": True})).split())
+    assert "all of this of the other bank alone: accepted by accept_two" in two

@@ -73,26 +73,20 @@ def train_plain(economy, settings, *, cone=False):
 class PlainBanks:
     """All banks together, as the first of them reaches them: sums of vectors, in the clear."""
 
-    def __init__(self, others):
+    resolution = 0.0
+
+    def __init__(self, leader, others):
         self.others = others
         self.asked = 0
-        self.leader = None
-        self.totals = None
+        vectors = [bank.totals().to_vector() for bank in (leader, *others)]
+        self.totals = Totals.from_vector(sum(vectors))
 
-    def evaluate(self, point):
+    def evaluate(self, point, own):
         self.asked += 1
-        vectors = [bank.evaluate(point).to_vector() for bank in (self.leader, *self.others)]
+        vectors = [
+            evaluate(point).to_vector() for evaluate in (own, *(bank.evaluate for bank in self.others))
+        ]
         return Evaluation.from_vector(sum(vectors))
-
-
-class _Leader(LabelHolderModel):
-    """A leading bank that adds its own totals to those of the others before it starts."""
-
-    def __init__(self, banks, *arguments, **settings):
-        own = Customers(*arguments[:4]).totals().to_vector()
-        banks.totals = Totals.from_vector(own + sum(bank.totals().to_vector() for bank in banks.others))
-        banks.leader = self
-        super().__init__(*arguments, banks=banks, **settings)
 
 
 def train_banks(economy, settings, parts, *, cone=False, personal_intercept=False):
@@ -110,9 +104,11 @@ def train_banks(economy, settings, parts, *, cone=False, personal_intercept=Fals
             economy.training[part],
         )
 
-    others = [Customers(*of(part), personal_intercept=personal_intercept) for part in parts[1:]]
-    banks = PlainBanks(others)
-    leader = _Leader(banks, *of(parts[0]), settings, cone=cone, personal_intercept=personal_intercept)
+    first, *others = [Customers(*of(part), personal_intercept=personal_intercept) for part in parts]
+    banks = PlainBanks(first, others)
+    leader = LabelHolderModel(
+        *of(parts[0]), settings, cone=cone, personal_intercept=personal_intercept, banks=banks
+    )
     ones = np.zeros(len(economy.holders[0].codes))
     ones[economy.rows] = economy.training
     blocks = [HolderBlock(design, totals(design, ones), settings, cone=cone) for design in economy.holders]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from plain_federation import Economy, Settings, train_banks, train_plain, unequal
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import approx_fprime, lsq_linear, minimize
 
 from fedshare.errors import DataError, ProtocolError
 from fedshare.training.customers import Customers, Evaluation, Totals
 from fedshare.training.loss import CustomerLoss, ProfiledLoss
+from fedshare.training.newton import minimise as bounded_minimum
 from fedshare.training.onehot import OneHotMatrix
 from fedshare.training.penalty import penalty_matrix
 from fedshare.training.pooled import PooledLoss
@@ -130,34 +131,39 @@ def test_no_intercept_shows_in_what_a_bank_with_its_own_says():
     assert bank.evaluate(np.zeros(bank.point_size)).gradient.shape == (economy.bank.width,)
 
 
-def test_every_point_is_asked_for_once():
-    loss, asked = some_loss(), []
+def leading(copies=1):
+    """Return the loss of a leading bank among ``copies`` equal ones, its customers, and the points it asked for."""
+    economy, asked = Economy(7), []
+    own = Customers(economy.labels, economy.weights, economy.bank, economy.training)
 
     class Banks:
-        totals = Totals(1.0, 0.3, 0.0, np.ones(5))
+        totals = Totals.from_vector(copies * own.totals().to_vector())
 
-        def evaluate(self, point):
+        def evaluate(self, point, evaluate):
             asked.append(point.tobytes())
-            return Evaluation(loss.value(point), 0.0, loss.gradient(point))
+            return Evaluation.from_vector(copies * evaluate(point).to_vector())
 
-    pooled = PooledLoss(Banks(), loss, Banks.totals, 2)
-    point = np.zeros(8)
+    return PooledLoss(Banks(), own), own, asked
+
+
+def test_every_point_is_asked_for_once():
+    pooled, own, asked = leading()
+    point = np.zeros(own.point_size)
     for _ in range(2):
         pooled.value(point), pooled.gradient(point), pooled.hessian(point)
     assert len(asked) == 1
 
 
+def test_the_first_hessian_of_equal_banks_is_nearly_theirs():
+    pooled, own, _ = leading(3)
+    point = np.linspace(-0.3, 0.3, own.point_size)
+    exact = 3 * own.training_loss().hessian(point)
+    assert pooled.hessian(point) == pytest.approx(exact, rel=0.05, abs=1.0)
+
+
 def test_the_corrected_hessian_agrees_with_the_last_change_of_the_gradient():
-    loss = some_loss()
-
-    class Banks:
-        totals = Totals(100.0, 30.0, 0.0, np.full(5, 40.0))
-
-        def evaluate(self, point):
-            return Evaluation(3 * loss.value(point), 0.0, 3 * loss.gradient(point))
-
-    pooled = PooledLoss(Banks(), loss, Totals(30.0, 9.0, 0.0, np.full(5, 12.0)), 2)
-    first, second = np.zeros(8), np.linspace(-0.5, 0.5, 8)
+    pooled, own, _ = leading(3)
+    first, second = np.zeros(own.point_size), np.linspace(-0.5, 0.5, own.point_size)
     pooled.hessian(first)
     approximation = pooled.hessian(second)
     assert approximation @ (second - first) == pytest.approx(pooled.gradient(second) - pooled.gradient(first))
@@ -195,3 +201,27 @@ def test_totals_and_evaluations_survive_the_way_through_a_vector():
     assert np.array_equal(again.bin_weights, totals.bin_weights)
     assert (also.training, also.holdout) == (1.5, 0.5)
     assert np.array_equal(also.gradient, found.gradient)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bounds_are_met_where_an_independent_optimiser_meets_them(seed):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(12, 9))
+    target = rng.normal(size=12)
+    nonnegative = np.arange(9) % 3 > 0
+
+    class Quadratic:
+        def value(self, x):
+            return 0.5 * np.sum((root @ x - target) ** 2)
+
+        def gradient(self, x):
+            return root.T @ (root @ x - target)
+
+        def hessian(self, x):
+            return root.T @ root + np.diag(np.arange(9.0))  # not the Hessian, as between banks
+
+    found = bounded_minimum(Quadratic(), np.zeros(9), nonnegative, 1e-12)
+    best = lsq_linear(root, target, (np.where(nonnegative, 0.0, -np.inf), np.inf), tol=1e-14)
+    assert (found[nonnegative] >= 0).all()
+    assert (found == 0).any()
+    assert Quadratic().value(found) == pytest.approx(best.cost, abs=1e-9)

@@ -109,7 +109,8 @@ def test_show_prints_the_whole_contract_and_the_leak_ledger(
     for words in (
         digest,
         "purpose: Joint credit",
-        "name: revenue, kind: numeric",
+        "name: revenue",
+        "kind: numeric",
         "quota: 1000",
         "code_digest",
     ):

@@ -357,3 +357,51 @@ class ModelCommitment(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["commitment", b"commitment", "metrics", b"metrics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SharedPoint(message.Message):
+    """The leading bank to every other bank, phase "train": a point at which to add up the loss of all banks, or where the
+    search of this iteration settled. The receiver checks the count, that every number is finite and that no
+    weight is beyond what a partial score can hold.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POINT_FIELD_NUMBER: builtins.int
+    SETTLED_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    TRAIN_LOSS_FIELD_NUMBER: builtins.int
+    HOLDOUT_LOSS_FIELD_NUMBER: builtins.int
+    settled: builtins.bool
+    """True when the model stands at this point; the fields below are set then."""
+    stop: builtins.bool
+    """True when training is over."""
+    reason: builtins.str
+    """Why training goes on or ends, one of the words of docs/training.md."""
+    train_loss: builtins.float
+    """Mean loss of the training customers of all banks, in nats."""
+    holdout_loss: builtins.float
+    """The same of the held-out customers."""
+    @builtins.property
+    def point(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Coefficients of the directions, weights of the bins of the banks' columns, and the intercept unless every
+        bank has its own. The answer to a point that is not settled is a MaskedVector: loss of the training customers, of
+        the held-out ones, and the gradient.
+        """
+
+    def __init__(
+        self,
+        *,
+        point: abc.Iterable[builtins.float] | None = ...,
+        settled: builtins.bool = ...,
+        stop: builtins.bool = ...,
+        reason: builtins.str = ...,
+        train_loss: builtins.float = ...,
+        holdout_loss: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["holdout_loss", b"holdout_loss", "point", b"point", "reason", b"reason", "settled", b"settled", "stop", b"stop", "train_loss", b"train_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -1,0 +1,80 @@
+"""What a contract says about several banks: the section ``between_banks``, and what their columns must have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .model import Party
+
+__all__ = ["BetweenBanks", "verify_banks"]
+
+_SHARED = ("kind", "bins", "monotone", "categories")
+
+
+class BetweenBanks(BaseModel):
+    """What several banks agree on beside the model; with one bank it says nothing.
+
+    Attributes:
+        accept_two: with exactly two banks each can subtract its own part from every sum over both and so learns the
+            other's: its counts and gradients, not its customers. Such a contract is refused unless this is true.
+        personal_intercepts: whether every bank has an intercept of its own, which never leaves it, instead of
+            one for all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accept_two: bool = False
+    personal_intercepts: bool = False
+
+
+def verify_banks(banks: Sequence[Party], agreed: BetweenBanks) -> None:
+    """Check that there is a bank, and that several can train one sub-model.
+
+    Raises:
+        ValueError: there is none; there are two and nobody accepted what follows; or their columns differ. The
+            message names the columns and what differs.
+    """
+    if not banks:
+        raise ValueError("a contract needs at least one label_holder")
+    if len(banks) == 2 and not agreed.accept_two:
+        raise ValueError(
+            "with two label_holders each can subtract its own part from every sum and learns the other's counts and "
+            "gradients; add a third one, or accept this with between_banks.accept_two: true"
+        )
+    first, *others = banks
+    for other in others:
+        if differences := _differences(first, other):
+            raise ValueError(f"label_holders must have the same columns: {'; '.join(differences)}")
+    if others:
+        for column in first.columns:
+            if column.kind == "categorical" and not column.categories:
+                raise ValueError(
+                    f"column {column.name} of several label_holders needs categories: the ones to tell apart"
+                )
+
+
+def _differences(first: Party, other: Party) -> list[str]:
+    """Return how the columns of two banks differ, one sentence each."""
+    mine = {column.name: column for column in first.columns}
+    theirs = {column.name: column for column in other.columns}
+    found = [f"{first.id} has {name}, {other.id} has not" for name in mine if name not in theirs]
+    found += [f"{other.id} has {name}, {first.id} has not" for name in theirs if name not in mine]
+    for name in mine.keys() & theirs.keys():
+        found += [
+            f"{name} has {field} {_shown(getattr(mine[name], field))} at {first.id} and "
+            f"{_shown(getattr(theirs[name], field))} at {other.id}"
+            for field in _SHARED
+            if getattr(mine[name], field) != getattr(theirs[name], field)
+        ]
+    if not found and list(mine) != list(theirs):
+        found.append(f"{first.id} and {other.id} list them in another order")
+    return sorted(found)
+
+
+def _shown(value: object) -> str:
+    return f"({', '.join(value)})" if isinstance(value, tuple) else str(value)

@@ -1,0 +1,105 @@
+"""Several banks in one contract: they have the same columns, and two of them accept what two cannot hide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract_documents import document
+
+from fedshare.contract.model import parse_contract
+from fedshare.errors import ConfigError
+from fedshare.identity.keys import IdentityKey, encode_public_key
+
+UTILISATION = {"name": "utilisation", "bins": 8}
+SECTOR = {"name": "sector", "kind": "categorical", "categories": ["retail", "food"]}
+
+
+def with_banks(*columns: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """Return a contract with one bank for each list of columns."""
+    banks = [
+        {
+            "id": f"bank-{number}",
+            "role": "label_holder",
+            "identity_key": encode_public_key(
+                IdentityKey.from_raw(bytes([100 + number]) * 32).public_bytes()
+            ),
+            "flower_key": bytes([100 + number] * 32).hex(),
+            "columns": each,
+        }
+        for number, each in enumerate(columns, 1)
+    ]
+    holders = [each for each in document()["parties"] if each["role"] == "feature_holder"]
+    return document(parties=[*holders, *banks], **changes)
+
+
+def test_three_banks_with_the_same_columns_are_a_contract() -> None:
+    agreed = parse_contract(with_banks(*[[UTILISATION, SECTOR]] * 3))
+    assert [bank.id for bank in agreed.banks()] == ["bank-1", "bank-2", "bank-3"]
+
+
+def test_two_banks_are_refused_unless_they_accept_what_follows() -> None:
+    with pytest.raises(ConfigError, match="accept_two"):
+        parse_contract(with_banks([UTILISATION], [UTILISATION]))
+    assert parse_contract(with_banks([UTILISATION], [UTILISATION], between_banks={"accept_two": True}))
+
+
+def test_a_contract_without_a_bank_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one label_holder"):
+        parse_contract(with_banks())
+
+
+@pytest.mark.parametrize(
+    ("second", "cause"),
+    [
+        ([], "bank-1 has utilisation, bank-2 has not"),
+        ([UTILISATION, {"name": "limit"}], "bank-2 has limit, bank-1 has not"),
+        ([{**UTILISATION, "bins": 9}], "utilisation has bins 8 at bank-1 and 9 at bank-2"),
+        (
+            [{**UTILISATION, "monotone": "increasing"}],
+            "utilisation has monotone none at bank-1 and increasing at bank-2",
+        ),
+        (
+            [{"name": "utilisation", "kind": "categorical", "bins": 8}],
+            "utilisation has kind numeric at bank-1 and categorical at bank-2",
+        ),
+    ],
+)
+def test_columns_that_differ_are_named(second: list[dict[str, Any]], cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_contract(with_banks([UTILISATION], second, [UTILISATION]))
+
+
+def test_categories_that_differ_are_shown_with_their_column() -> None:
+    other = {**SECTOR, "categories": ["retail"]}
+    with pytest.raises(ConfigError, match=r"sector has categories \(retail, food\) at bank-1 and \(retail\)"):
+        parse_contract(with_banks([SECTOR], [other], [SECTOR]))
+
+
+def test_another_order_of_columns_is_refused() -> None:
+    with pytest.raises(ConfigError, match="another order"):
+        parse_contract(with_banks([UTILISATION, SECTOR], [SECTOR, UTILISATION], [UTILISATION, SECTOR]))
+
+
+def test_another_classification_is_each_banks_own_affair() -> None:
+    parse_contract(with_banks([UTILISATION], [{**UTILISATION, "classification": "secret"}], [UTILISATION]))
+
+
+def test_a_categorical_column_of_several_banks_needs_its_categories() -> None:
+    bare = {"name": "sector", "kind": "categorical"}
+    parse_contract(with_banks([bare]))
+    with pytest.raises(ConfigError, match="column sector of several label_holders needs categories"):
+        parse_contract(with_banks([bare], [bare], [bare]))
+
+
+@pytest.mark.parametrize(
+    ("column", "cause"),
+    [
+        ({"name": "x", "categories": ["a"]}, "numeric column has no categories"),
+        ({"name": "x", "kind": "categorical", "categories": ["a", "a"]}, "listed twice"),
+        ({"name": "x", "kind": "categorical", "categories": [""]}, "at least 1 item"),
+    ],
+)
+def test_categories_that_make_no_sense_are_refused(column: dict[str, Any], cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_contract(with_banks([column]))
