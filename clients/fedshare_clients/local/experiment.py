@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
 from fedshare.contract.privacy import Privacy
 from fedshare.errors import ConfigError
+from fedshare_clients.node.pricing import PricingConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,11 +51,15 @@ class Source(_Strict):
 
 
 class ExperimentParty(_Strict):
-    """One institution: its role, its source and the columns it contributes; a name alone is a numeric column."""
+    """One institution: its role, its source and the columns it contributes; a name alone is a numeric column.
+
+    ``pricing`` is what a bank's loans cost, for its report.
+    """
 
     role: Literal["feature_holder", "label_holder"]
     source: Source
     columns: tuple[Column, ...] = ()
+    pricing: PricingConfig | None = None
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -69,6 +74,8 @@ class ExperimentParty(_Strict):
             raise ValueError("a label_holder needs source.label, the column with the 0/1 outcome")
         if self.role == "feature_holder" and not self.columns:
             raise ValueError("a feature_holder needs at least one column")
+        if self.role == "feature_holder" and self.pricing is not None:
+            raise ValueError("pricing belongs to a label_holder")
         return self
 
 

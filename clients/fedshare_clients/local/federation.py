@@ -20,7 +20,9 @@ import yaml
 from fedshare.errors import ConfigError, FedshareError, RunFailedError, UnavailableError
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.data import load
+from fedshare_clients.node.report import report_run
 from fedshare_clients.node.report_data import check_data
+from fedshare_clients.node.state import NodeState
 
 from .check import centralised_metrics
 from .processes import Processes
@@ -73,8 +75,22 @@ def run_experiment(
         centralised = centralised_metrics(tables, results, bank, customers, experiment.model)
     run = {"run_id": run_id, "contract_digest": results[bank]["contract_digest"]}
     report = build_report(experiment.name, run, results, centralised, time.monotonic() - started)
+    report["validation"] = {
+        name: _validate(out, name, run_id, say)
+        for name, party in experiment.parties.items()
+        if party.role == "label_holder"
+    }
     write_report(report, out)
     return report
+
+
+def _validate(out: Path, bank: str, run_id: int, say: Callable[[str], None]) -> str:
+    """Write one bank's validation report, as its node would, and return the page's path within ``out``."""
+    config = load_config(out / bank / "node.yaml")
+    document, page = report_run(config, NodeState(config.state), run_id, out=out / bank / "report")
+    for band in (document["triangle"] or {"bands": ()})["bands"]:
+        say(f"{bank}: {band['sentence']}")
+    return str(page.relative_to(out))
 
 
 class _LocalFederation:
@@ -224,6 +240,8 @@ def _node_settings(experiment: Experiment, name: str, coordinator: dict[str, str
     }
     if party.role == "label_holder":
         settings["holdout_seed"] = f"{experiment.seed:064x}"
+        if party.pricing is not None:
+            settings["pricing"] = party.pricing.model_dump(mode="json")
     return settings
 
 

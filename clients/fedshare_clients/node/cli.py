@@ -102,6 +102,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _contract_commands(commands)
     _command(commands, "run", "take part in runs until stopped (SIGTERM or Ctrl-C)", _run)
+    report = _command(
+        commands, "report", "validate a completed run's model: a page, its figures and a model card", _report
+    )
+    report.add_argument("run_id", type=_count, metavar="RUN", help="its number, as status shows it")
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: the run's folder in the state folder)",
+    )
+    report.add_argument(
+        "--challenger",
+        type=Path,
+        metavar="FILE",
+        help="a Parquet file with identifier and score (log-odds of default) of the same customers, to compare with",
+    )
     _command(commands, "status", "what this node is, has decided and has run; asks nobody", _status)
     return parser
 
@@ -298,6 +314,18 @@ def _run(options: argparse.Namespace) -> int:
     from .platform import run_node  # noqa: PLC0415
 
     run_node(config, state)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    # Imported by this command only: it brings numpy and pyarrow.
+    from .report import report_run  # noqa: PLC0415
+
+    config, state = _opened(options)
+    document, page = report_run(config, state, options.run_id, out=options.out, challenger=options.challenger)
+    auc = {name: each["auc"]["auc"] for name, each in document["models"].items()}
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in auc.items())
+    _print(options, {"page": str(page), "auc": auc}, f"AUC {figures}\nread {page}")
     return 0
 
 

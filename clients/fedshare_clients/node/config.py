@@ -29,6 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from fedshare.errors import ConfigError
 
+from .pricing import PricingConfig  # noqa: TC001 - pydantic reads it
+
 __all__ = [
     "ColumnConfig",
     "CoordinatorConfig",
@@ -216,6 +218,9 @@ class NodeConfig(_Strict):
     limits: LimitsConfig = LimitsConfig()
 
     privacy: PrivacyConfig = PrivacyConfig()
+
+    pricing: PricingConfig | None = None
+    """Label holders: what loans cost, for the report's triangle; left out, the report has none."""
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:

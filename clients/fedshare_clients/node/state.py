@@ -534,6 +534,21 @@ class NodeState:
         write_private(path, json.dumps(document, indent=2).encode() + b"\n")
         return path
 
+    def read_run_json(self, run_id: int, name: str) -> dict[str, Any] | None:
+        """Return the document ``runs/RUN/NAME``, or ``None`` if there is none.
+
+        Raises:
+            ConfigError: it cannot be read or is damaged.
+        """
+        path = self.folder / "runs" / str(run_id) / name
+        if not path.exists():
+            return None
+        try:
+            document: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read or is damaged; restore it from a backup") from error
+        return document
+
     def _write_once(self, name: str, make: Callable[[], bytes]) -> None:
         if not (self.folder / name).exists():
             write_private(self.folder / name, make())

@@ -22,6 +22,8 @@ from fedshare.errors import DataError, ParameterError
 from .metrics import checked_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["CELLS", "SUMS", "Bounded", "ScoreHistogram", "cell_counts", "cell_sums", "merge_cells"]
@@ -97,6 +99,28 @@ class ScoreHistogram:
         counts = cell_counts(scores)
         groups = merge_cells(counts, minimum)
         return cls.from_sums(groups, counts, cell_sums(labels, scores, weights, groups))
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the arrays as JSON values, the last of ``upper`` left out: it is infinite; ``from_json`` is the inverse."""
+        names = ("upper", "customers", *SUMS)
+        arrays = {name: getattr(self, name).tolist() for name in names}
+        return {**arrays, "upper": arrays["upper"][:-1]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Sequence[float]]) -> ScoreHistogram:
+        """Return the histogram that ``to_json`` wrote.
+
+        Raises:
+            ParameterError: an array is missing or has another length.
+        """
+        arrays = [np.array(document.get(name, ()), dtype=np.float64) for name in SUMS]
+        upper = np.append(document.get("upper", ()), np.inf)
+        customers = np.array(document.get("customers", ()), dtype=np.int64)
+        if any(each.shape != upper.shape for each in (customers, *arrays)):
+            raise ParameterError(
+                "expected a histogram of sums over groups, found arrays of different lengths"
+            )
+        return cls(upper, customers, *arrays)
 
     @property
     def default_rate(self) -> float:

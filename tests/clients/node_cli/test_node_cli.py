@@ -273,3 +273,9 @@ def test_status_is_json_on_request(enrolled):
     assert document["party"] == "bank-a"
     assert document["certificate_until"]
     assert document["runs"] == []
+
+
+def test_a_report_on_an_unknown_run_says_where_to_look(enrolled):
+    code, _, err = enrolled("report", "77")
+    assert code == 2
+    assert "run 77 left no result here; 'fedshare-node status' lists the runs" in err

@@ -1,5 +1,6 @@
 """Histograms add up over banks, hide thin cells, and bound what the single scores would give."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from fedshare.credit.histogram import CELLS, ScoreHistogram, cell_counts, cell_sums, merge_cells
 from fedshare.credit.metrics import ks
-from fedshare.errors import DataError
+from fedshare.errors import DataError, ParameterError
 
 
 def sample(seed, n=400):
@@ -86,3 +87,17 @@ def test_extreme_scores_leave_every_sum_finite():
 def test_one_outcome_alone_cannot_be_ranked():
     with pytest.raises(DataError):
         ScoreHistogram.of([0, 0], [0.0, 1.0], minimum=1).auc()
+
+
+def test_a_histogram_survives_json():
+    histogram = ScoreHistogram.of(*sample(2), minimum=20)
+    again = ScoreHistogram.from_json(json.loads(json.dumps(histogram.to_json())))
+    assert (again.auc(), again.brier()) == (histogram.auc(), histogram.brier())
+    np.testing.assert_array_equal(again.upper, histogram.upper)
+
+
+def test_a_histogram_with_a_missing_array_is_refused():
+    document = ScoreHistogram.of(*sample(2), minimum=20).to_json()
+    del document["odds"]
+    with pytest.raises(ParameterError):
+        ScoreHistogram.from_json(document)

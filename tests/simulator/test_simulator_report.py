@@ -1,0 +1,190 @@
+"""The validation report of a real run in memory: its figures, its page and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import html5lib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from simulation import Simulation, small_economy
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from fedshare.errors import ConfigError, ProtocolError
+from fedshare_clients.node.pricing import PricingConfig
+from fedshare_clients.node.report import Challenger, build_document, write_report
+
+PRICING = PricingConfig(
+    funding=0.02, operation=0.01, loss_given_default=0.4, bands={"city": 0.18, "micro-lender <24 %>": 0.24},
+    guarantee={"cover": 0.8, "fee": 0.01},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    simulation = Simulation(small_economy(), purpose="a test of <markup> & signs", minimum_cohort=20)
+    replies = simulation.run()
+    assert all(reply["status"] == "ok" for reply in replies.values())
+    bank = simulation.platforms["bank"]
+    customers = tmp_path_factory.mktemp("run") / "customers.parquet"
+    pq.write_table(pa.table(dict(bank.customers)), customers)
+    # As it comes back from the file.
+    return json.loads(json.dumps(bank.result)), customers, simulation.contract
+
+
+@pytest.fixture(scope="module")
+def document(run):
+    return build_document(*run, pricing=PRICING)
+
+
+@pytest.fixture(scope="module")
+def page(document, tmp_path_factory):
+    return write_report(document, tmp_path_factory.mktemp("report") / "new")
+
+
+def held_out(customers):
+    table = pq.read_table(customers)
+    holdout = table["holdout"].to_numpy(zero_copy_only=False)
+    return {name: table[name].to_numpy()[holdout] for name in ("label", "weight", "score", "bank_only")}
+
+
+def test_figures_are_those_of_scikit_learn_on_the_held_out_customers(run, document):
+    rows = held_out(run[1])
+    for model, column in (("federated", "score"), ("bank_only", "bank_only")):
+        figures, probability = document["models"][model], 1 / (1 + np.exp(-rows[column]))
+        assert figures["auc"]["auc"] == pytest.approx(roc_auc_score(rows["label"], rows[column]))
+        assert figures["log_loss"] == pytest.approx(log_loss(rows["label"], probability))
+        assert figures["brier"]["brier"] == pytest.approx(brier_score_loss(rows["label"], probability))
+
+
+def test_the_comparison_is_between_the_federated_and_the_banks_own_model(document):
+    (test,) = document["comparisons"]
+    areas = {name: each["auc"]["auc"] for name, each in document["models"].items()}
+    assert test["difference"] == pytest.approx(areas["federated"] - areas["bank_only"])
+    assert test["low"] < test["difference"] < test["high"]
+
+
+def test_no_group_is_smaller_than_the_minimum_cohort(document):
+    for model in document["models"].values():
+        assert min(grade["customers"] for grade in model["grades"]) >= document["minimum_cohort"]
+        assert len(model["roc"]) <= 1 + document["customers"]["holdout"] // document["minimum_cohort"]
+
+
+def test_the_same_report_again_is_the_same(run, document):
+    assert build_document(*run, pricing=PRICING) == document
+
+
+def test_importance_has_every_own_column_and_the_holders_as_one(run, document):
+    assert {part["name"] for part in document["importance"]} == {"utilisation", "all holders together"}
+    assert all(part["spread"] > 0 for part in document["importance"])
+
+
+def test_the_triangle_serves_as_many_as_the_answers_say(run, document):
+    rows = held_out(run[1])
+    terms = PRICING.terms()
+    for band in document["triangle"]["bands"]:
+        probability = 1 / (1 + np.exp(-rows["score"]))
+        within = terms.break_even_rate(probability) <= band["cap"]
+        assert band["within_cap"]["federated"]["enterprises"] == within.sum()
+        assert band["at_same_loss"]["federated"]["realised_loss"] <= band["loss_rate"] + 1e-9
+        assert f"{band['cap']:.0%}" in band["sentence"]
+
+
+def test_the_page_is_valid_html_of_its_own_and_shows_the_figures(page, document):
+    text = page.read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
+    for outside in ("src=", 'href="http', "@import", "url(http", "<script"):
+        assert outside not in text
+    assert f"{document['models']['federated']['auc']['auc']:.4f}" in text
+    for band in document["triangle"]["bands"]:
+        assert band["sentence"].replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;") in text
+
+
+def test_every_chart_is_well_formed_and_draws_within_its_frame(page):
+    tree = html5lib.parse(page.read_text(encoding="utf-8"), namespaceHTMLElements=False)
+    charts = [each for each in tree.iter() if str(each.tag).endswith("svg")]
+    assert len(charts) == 6
+    for chart in charts:
+        assert chart.get("aria-label")
+        _, _, width, height = map(float, chart.get("viewBox").split())
+        for line in (each for each in chart.iter() if str(each.tag).endswith("polyline")):
+            points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+            assert all(0 <= x <= width for x, _ in points)
+            assert all(np.isfinite(y) and y <= height for _, y in points)
+
+
+def test_text_of_the_contract_cannot_become_markup(page):
+    text = page.read_text(encoding="utf-8")
+    assert "a test of &lt;markup&gt; &amp; signs" in text
+    assert "<markup>" not in text
+    assert "micro-lender <24" not in text
+
+
+def test_no_identifier_of_a_customer_is_in_any_file(page, run):
+    identifiers = pq.read_table(run[1])["identifier"].to_pylist()
+    for file in page.parent.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert not any(identifier in text for identifier in identifiers)
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_the_model_card_has_every_section(page):
+    card = (page.parent / "model-card.md").read_text(encoding="utf-8")
+    for heading in (
+        "# Model card",
+        "## Performance",
+        "## Scale, cost and quality",
+        "## Lineage",
+        "## Limits",
+    ):
+        assert heading in card
+    assert "| bank | label holder | utilisation |" in card
+
+
+def test_a_report_without_prices_has_no_triangle(run, tmp_path):
+    document = build_document(*run)
+    assert document["triangle"] is None
+    assert 'id="triangle"' not in write_report(document, tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_challenger_is_compared_on_the_same_customers(run, tmp_path):
+    table = pq.read_table(run[1])
+    path = tmp_path / "old-scores.parquet"
+    noise = np.random.default_rng(1).normal(0, 1, len(table))
+    pq.write_table(
+        pa.table(
+            {"identifier": table["identifier"][::-1], "score": (table["score"].to_numpy() + noise)[::-1]}
+        ),
+        path,
+    )
+    document = build_document(*run, challenger=Challenger("old-scores", path))
+    assert [test["second"] for test in document["comparisons"]] == ["bank_only", "old-scores"]
+    assert document["comparisons"][1]["difference"] > 0
+    write_report(document, tmp_path / "report")
+
+
+def test_a_challenger_that_lacks_a_customer_is_refused(run, tmp_path):
+    path = tmp_path / "part.parquet"
+    pq.write_table(pq.read_table(run[1]).slice(1), path)
+    with pytest.raises(ConfigError, match="has no score for 1 of"):
+        build_document(*run, challenger=Challenger("part", path))
+
+
+def test_an_altered_result_is_refused(run):
+    result, customers, contract = run
+    with pytest.raises(ProtocolError):
+        build_document({**result, "iterations": result["iterations"] + 1}, customers, contract)
+
+
+def test_the_result_of_another_contract_is_refused(run):
+    result, customers, contract = run
+    with pytest.raises(ConfigError, match="under this contract"):
+        build_document(result, customers, contract.model_copy(update={"purpose": "another"}))
+
+
+def test_a_missing_customer_file_is_named(run, tmp_path):
+    result, _, contract = run
+    with pytest.raises(ConfigError, match=r"gone\.parquet"):
+        build_document(result, tmp_path / "gone.parquet", contract)
