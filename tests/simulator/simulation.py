@@ -29,7 +29,8 @@ from fedshare.sealed.randomness import Stream
 from fedshare_clients.node.config import PrivacyConfig
 from fedshare_clients.node.data import Table
 from fedshare_clients.node.privacy import PrivacyAccount
-from fedshare_clients.node.service import PHASES, NodeService
+from fedshare_clients.node.service import PHASES, SERVING_PHASES, NodeService
+from fedshare_clients.node.serving import ScoringSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,30 +51,37 @@ class MemoryExchange:
 
     def __init__(self, tamper: Callable[[Envelope], Iterable[Envelope]]) -> None:
         self._tamper = tamper
-        self._mailboxes: dict[tuple[str, str], queue.SimpleQueue[Envelope | None]] = {}
+        self._mailboxes: dict[tuple[int, str, str], queue.SimpleQueue[Envelope | None]] = {}
         self._lock = threading.Lock()
         self.crossed: list[Envelope] = []
         self.aborted: str | None = None
 
-    def mailbox(self, sender: str, recipient: str) -> queue.SimpleQueue[Envelope | None]:
+    def mailbox(self, run_id: int, sender: str, recipient: str) -> queue.SimpleQueue[Envelope | None]:
         with self._lock:
-            return self._mailboxes.setdefault((sender, recipient), queue.SimpleQueue())
+            return self._mailboxes.setdefault((run_id, sender, recipient), queue.SimpleQueue())
 
     def deliver(self, envelope: Envelope) -> None:
         with self._lock:
             self.crossed.append(envelope)
         for each in self._tamper(envelope):
-            self.mailbox(each.sender, each.recipient).put(each)
+            self.mailbox(each.run_id, each.sender, each.recipient).put(each)
 
     def abort(self, reason: str) -> None:
         self.aborted = self.aborted or reason
         for mailbox in list(self._mailboxes.values()):
             mailbox.put(None)
 
+    def leave(self, run_id: int, party: str) -> None:
+        """Wake whoever waits in the party's name."""
+        for (run, _, recipient), mailbox in list(self._mailboxes.items()):
+            if (run, recipient) == (run_id, party):
+                mailbox.put(None)
+
 
 class MemoryTransport:
-    def __init__(self, exchange: MemoryExchange, party: str) -> None:
+    def __init__(self, exchange: MemoryExchange, run_id: int, party: str) -> None:
         self._exchange = exchange
+        self._run_id = run_id
         self._party = party
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -85,7 +93,7 @@ class MemoryTransport:
         self._exchange.deliver(envelope)
 
     def receive(self, sender: str, timeout_seconds: float) -> Envelope:
-        mailbox = self._exchange.mailbox(sender, self._party)
+        mailbox = self._exchange.mailbox(self._run_id, sender, self._party)
         if self._exchange.aborted:
             raise RunFailedError(f"the run was aborted: {self._exchange.aborted}")
         try:
@@ -101,7 +109,7 @@ class MemoryTransport:
         self._exchange.abort(reason)
 
     def close(self) -> None:
-        pass
+        self._exchange.leave(self._run_id, self._party)
 
 
 class MemoryBudget:
@@ -143,7 +151,9 @@ class MemoryPlatform:
     holdout_seed: bytes = bytes(32)
     receive_timeout_seconds: float = 20.0
     time: datetime = NOW
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     result: dict[str, Any] | None = None
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
     customers: dict[str, Any] | None = None
     failure: FedshareError | None = None
     seen: list[Progress] = field(default_factory=list)
@@ -180,13 +190,18 @@ class MemoryPlatform:
         return self.table
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> MemoryTransport:
-        return MemoryTransport(self.exchange, self.party)
+        return MemoryTransport(self.exchange, run_id, self.party)
 
     def progress(self, run_id: int, contract: Contract) -> Callable[[Progress], None]:
         return self.seen.append
 
+    def load_result(self, run_id: int) -> dict[str, Any] | None:
+        return self.results.get(run_id)
+
     def save_result(self, run_id: int, result: Any, customers: Any) -> None:
-        self.result, self.customers = result, customers
+        self.results[run_id] = result
+        if "weights" in result:
+            self.result, self.customers = result, customers
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         self.failure = error
@@ -328,6 +343,19 @@ class Simulation:
             replies = self.ask(phase, run_id, **({"hellos": hellos} if phase == "align" else {}))
             if any(reply["status"] != "ok" for reply in replies.values()):
                 self.ask("close", run_id)
+                return replies
+            if phase == "hello":
+                hellos = [reply["hello"] for reply in replies.values()]
+        return replies
+
+    def serve(self, run_id: int = 2, *, model_run: int = 1) -> dict[str, dict[str, Any]]:
+        """Take a serving run to where it is held; return the replies of ``serve``, or of what failed before."""
+        hellos: list[bytes] = []
+        replies: dict[str, dict[str, Any]] = {}
+        for phase in SERVING_PHASES[:-1]:
+            replies = self.ask(phase, run_id, hellos=hellos, model_run=model_run)
+            if any(reply["status"] != "ok" for reply in replies.values()):
+                self.ask("close", run_id, reason="a party failed")
                 return replies
             if phase == "hello":
                 hellos = [reply["hello"] for reply in replies.values()]

@@ -8,6 +8,7 @@ which each is sealed names its type and its index, so that a message can be open
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,6 +17,8 @@ from fedshare.audit.commitments import EnvelopeTally
 from fedshare.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedshare.identity.envelope import Envelope
     from fedshare.identity.session import Session
 
@@ -66,13 +69,15 @@ class Channel:
         self._transport = transport
         self._phase = phase
         self._timeout_seconds = timeout_seconds
+        self._sending = threading.Lock()
 
     def send(self, recipient: str, message: Message, index: int = 0) -> None:
-        """Seal ``message`` for ``recipient`` and hand it to the transport."""
+        """Seal ``message`` for ``recipient`` and hand it to the transport; from one thread at a time."""
         payload = message.SerializeToString()
-        for envelope in self.session.seal(recipient, self._phase, _step(type(message), index), payload):
-            self._transport.send(envelope)
-            self._count(type(message), recipient, "sent", envelope)
+        with self._sending:
+            for envelope in self.session.seal(recipient, self._phase, _step(type(message), index), payload):
+                self._transport.send(envelope)
+                self._count(type(message), recipient, "sent", envelope)
 
     def receive(self, sender: str, message_type: type[M], index: int = 0) -> M:
         """Return the next message of ``sender``, which must be of ``message_type`` and carry ``index``.
@@ -82,11 +87,23 @@ class Channel:
             RunFailedError: the run was aborted.
             UnavailableError: nothing came in time.
         """
+        return self.receive_any(sender, {message_type: index})
+
+    def receive_any(self, sender: str, expected: Mapping[type[M], int]) -> M:
+        """Return the next message of ``sender``, of one of these types with the index of that type.
+
+        Raises as ``receive``.
+        """
         payload = None
         while payload is None:
             envelope = self._transport.receive(sender, self._timeout_seconds)
+            # What the step claims is authenticated when the session opens the envelope.
+            message_type = next(
+                (each for each in expected if envelope.step == _step(each, expected[each])),
+                next(iter(expected)),
+            )
             self._count(message_type, sender, "received", envelope)
-            payload = self.session.open(envelope, self._phase, _step(message_type, index))
+            payload = self.session.open(envelope, self._phase, _step(message_type, expected[message_type]))
         try:
             return message_type.FromString(payload)
         except DecodeError as error:

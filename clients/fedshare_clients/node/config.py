@@ -28,6 +28,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from fedshare.errors import ConfigError
+from fedshare.scoring.answer import Band, verify_bands
 
 from .pricing import PricingConfig  # noqa: TC001 - pydantic reads it
 
@@ -38,6 +39,7 @@ __all__ = [
     "LimitsConfig",
     "NodeConfig",
     "PrivacyConfig",
+    "ScoringConfig",
     "load_config",
     "parse_config",
 ]
@@ -170,6 +172,40 @@ class DataConfig(_Strict):
         return {name: column.column or name for name, column in self.columns.items()}
 
 
+class BandConfig(_Strict):
+    """One decision band of a bank."""
+
+    name: Name
+    """What answers call it."""
+
+    up_to: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The highest probability of default in it; the last band ends with 1."""
+
+
+class ScoringConfig(_Strict):
+    """How a bank's own systems ask for scores; without this section nothing listens."""
+
+    listen: Address = "127.0.0.1:9444"
+    """Where the service for the bank's systems listens (gRPC, mutual TLS with certificates of the bank's own)."""
+
+    names: Annotated[tuple[Name, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
+    """Host names and addresses by which the bank's systems reach it; they stand in its certificate."""
+
+    bands: tuple[BandConfig, ...] = ()
+    """Decision bands in ascending order of their limits; none by default."""
+
+    answer_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How long holders may take to answer for an enterprise that is asked for the first time."""
+
+    @model_validator(mode="after")
+    def _bands_are_in_order(self) -> Self:
+        try:
+            verify_bands([Band(band.name, band.up_to) for band in self.bands])
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class LimitsConfig(_Strict):
     """Bounds of what the node does, whatever a contract or the coordinator asks for."""
 
@@ -217,6 +253,9 @@ class NodeConfig(_Strict):
 
     limits: LimitsConfig = LimitsConfig()
 
+    scoring: ScoringConfig | None = None
+    """Label holders: the service that answers the bank's own systems."""
+
     privacy: PrivacyConfig = PrivacyConfig()
 
     pricing: PricingConfig | None = None
@@ -229,6 +268,8 @@ class NodeConfig(_Strict):
         if self.role == "feature_holder":
             if self.data.label is not None or self.data.weight is not None or self.holdout_seed is not None:
                 raise ValueError("data.label, data.weight and holdout_seed belong to a label_holder")
+            if self.scoring is not None:
+                raise ValueError("scoring belongs to a label_holder")
             if not self.data.columns:
                 raise ValueError("a feature_holder needs at least one column in data.columns")
         elif self.data.roster is not None:

@@ -19,6 +19,7 @@ from fedshare.audit.notes import NoteKey
 from fedshare.contract.codedigest import installed_code_digest
 from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.errors import FedshareError, RefusedError
+from fedshare.scoring.answer import Band
 from fedshare_clients.auditor.witness import Witness
 
 from .audit_client import AuditClient
@@ -29,6 +30,7 @@ from .executor import run_node as take_tasks
 from .gate import PhaseGate
 from .privacy import PrivacyAccount
 from .service import NodeService
+from .serving import ScoringSettings
 from .state import RunRecord, write_private
 from .supernode import SuperNodeSettings
 from .trail import Trail
@@ -74,6 +76,12 @@ class NodePlatform:
         self.code_digest = installed_code_digest()
         self.receive_timeout_seconds = config.limits.receive_timeout_seconds
         self.randomness = os.urandom
+        self.scoring = ScoringSettings()
+        if config.scoring is not None:
+            self.scoring = ScoringSettings(
+                bands=[Band(band.name, band.up_to) for band in config.scoring.bands],
+                wait_seconds=config.scoring.answer_timeout_seconds,
+            )
         self.holdout_seed = b""
         self.privacy = PrivacyAccount(config.party, config.privacy, state, self.now)
         if config.role == "label_holder":
@@ -157,6 +165,10 @@ class NodePlatform:
                     transport.report_progress(progress.phase, progress.iteration, seconds, shown)
 
         return show
+
+    def load_result(self, run_id: int) -> Mapping[str, Any] | None:
+        """Return ``result.json`` of a run, or ``None``."""
+        return self._state.read_run_json(run_id, "result.json")
 
     def save_result(
         self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None

@@ -25,6 +25,8 @@ from .channel import Channel
 from .feature_holder import FeatureHolder
 from .label_holder import LabelHolder
 from .manifest import announce, commit_result, public_metrics
+from .serving import BankServing, serving_role
+from .serving_holder import ServingHolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
     from .data.table import Table
     from .privacy import PrivacyAccount
     from .progress import ProgressSink
+    from .serving import ScoringSettings
 
-__all__ = ["PHASES", "NodeService", "Platform"]
+__all__ = ["PHASES", "SERVING_PHASES", "NodeService", "Platform"]
 
 PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
+SERVING_PHASES = ("hello", "publish", "serve", "close")
 
 # Of the reason in an entry of the audit log.
 _MAX_REASON = 500
@@ -60,6 +64,7 @@ class Platform(Protocol):
     identity: IdentityKey
     code_digest: str
     holdout_seed: bytes
+    scoring: ScoringSettings
     privacy: PrivacyAccount
     receive_timeout_seconds: float
     randomness: Randomness
@@ -99,6 +104,9 @@ class Platform(Protocol):
     def progress(self, run_id: int, contract: Contract) -> ProgressSink:
         """Return where the progress of a run goes."""
 
+    def load_result(self, run_id: int) -> Mapping[str, Any] | None:
+        """Return what this party kept of a completed run, or ``None``."""
+
     def save_result(
         self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None
     ) -> None:
@@ -122,10 +130,12 @@ class Platform(Protocol):
 @dataclass(slots=True)
 class _Run:
     contract: Contract
-    role: FeatureHolder | LabelHolder
+    role: FeatureHolder | LabelHolder | ServingHolder | BankServing
     pending: PendingSession
     report: ProgressSink
+    phases: tuple[str, ...] = PHASES
     data_digest: str = ""
+    serving: Channel | None = None
     transport: Transport | None = None
     session: Session | None = None
     done: list[str] = field(default_factory=list)
@@ -146,7 +156,8 @@ class NodeService:
         """Return the reply to the coordinator's request; never raises.
 
         Args:
-            content: ``contract_digest`` and, for ``align``, ``hellos``: every party's signed hello.
+            content: ``contract_digest``; for the phase after ``hello``, ``hellos``: every party's signed hello; and
+                ``model_run``: the training run whose model is served, ``None`` if the run trains.
         """
         started = time.monotonic()
         try:
@@ -169,10 +180,10 @@ class NodeService:
 
     def _handle(self, run_id: int, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
         if phase == "close":
-            self._close(run_id)
+            self._close(run_id, str(content.get("reason", "")))
             return {}
         if phase == "hello":
-            return {"hello": self._hello(run_id, str(content["contract_digest"]))}
+            return {"hello": self._hello(run_id, str(content["contract_digest"]), content.get("model_run"))}
         run = self._runs.get(run_id)
         if run is None:
             raise ProtocolError(
@@ -191,14 +202,17 @@ class NodeService:
 
     def _take(self, run_id: int, run: _Run, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Play this party's part in ``phase``, which is the next one of the run."""
-        if phase == "align":
+        if phase == run.phases[1]:
             identity_keys = {party.id: party.identity_key_bytes() for party in run.contract.parties}
             run.session = run.pending.establish(content["hellos"], identity_keys)
-            self._count_run(run.contract, 1)
+            if run.phases is PHASES:
+                self._count_run(run.contract, 1)
             run.transport = self._platform.open_transport(run_id, run.session.peers)
         if run.session is None or run.transport is None:
             raise ProtocolError(f"phase {phase} came before the parties had introduced themselves")
-        channel = Channel(run.session, run.transport, phase, self._platform.receive_timeout_seconds)
+        # Banks ask when they have something to ask.
+        patience = threading.TIMEOUT_MAX if phase == "serve" else self._platform.receive_timeout_seconds
+        channel = Channel(run.session, run.transport, phase, patience)
         try:
             reply = self._play(run_id, run, phase, channel)
         except BaseException:
@@ -206,20 +220,26 @@ class NodeService:
             with suppress(FedshareError):
                 self._log_envelopes(run_id, run, phase, channel)
             raise
-        self._log_envelopes(run_id, run, phase, channel)
+        if phase == "serve":
+            run.serving = channel
+        else:
+            self._log_envelopes(run_id, run, phase, channel)
         run.done.append(phase)
         return reply
 
     def _play(self, run_id: int, run: _Run, phase: str, channel: Channel) -> dict[str, Any]:
-        if phase == "align":
-            run.role.align(channel)
+        role = run.role
+        if isinstance(role, ServingHolder | BankServing):
+            (role.publish if phase == "publish" else role.serve)(channel)
+        elif phase == "align":
+            role.align(channel)
         elif phase == "prepare":
-            run.role.prepare(channel)
+            role.prepare(channel)
         elif phase == "train":
             self._spend_privacy(run_id, run)
-            run.role.train(channel)
+            role.train(channel)
         else:
-            return self._evaluate(run_id, run, channel)
+            return self._evaluate(run_id, run, role, channel)
         return {}
 
     def _spend_privacy(self, run_id: int, run: _Run) -> None:
@@ -243,7 +263,7 @@ class NodeService:
     def _log_of_run(self, run_id: int, run: _Run, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401
         self._platform.log(kind, run_id=str(run_id), contract_digest=run.contract.digest(), **fields)
 
-    def _hello(self, run_id: int, digest: str) -> bytes:
+    def _hello(self, run_id: int, digest: str, model_run: int | None) -> bytes:
         """Check everything that can be checked before anything is computed, then introduce this party."""
         platform = self._platform
         self._verify_new(run_id)
@@ -260,10 +280,34 @@ class NodeService:
             code_digest=platform.code_digest,
             now=platform.now(),
         )
-        self._count_run(contract, 0)
+        if model_run is None:
+            self._count_run(contract, 0)
         platform.await_opening(contract, run_id, "hello")
-        table = platform.load_table(contract)
         report = platform.progress(run_id, contract)
+        if model_run is None:
+            role, data_digest = self._training_role(contract, report)
+            run = _Run(contract, role, self._introduce(run_id, digest), report, data_digest=data_digest)
+        else:
+            fail = partial(self._fail_serving, run_id, digest)
+            serving = serving_role(platform, contract, model_run, report, fail)
+            run = _Run(contract, serving, self._introduce(run_id, digest), report, phases=SERVING_PHASES)
+        run.done.append("hello")
+        with self._lock:
+            self._verify_new(run_id)
+            self._known.add(run_id)
+            self._runs[run_id] = run
+        return run.pending.hello
+
+    def _introduce(self, run_id: int, digest: str) -> PendingSession:
+        platform = self._platform
+        return PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
+
+    def _training_role(
+        self, contract: Contract, report: ProgressSink
+    ) -> tuple[FeatureHolder | LabelHolder, str]:
+        """Return this party's part in training, and the digest of its rows."""
+        platform = self._platform
+        table = platform.load_table(contract)
         role: FeatureHolder | LabelHolder
         if contract.party(platform.party).role == "feature_holder":
             spend = partial(platform.spend, contract)
@@ -279,14 +323,7 @@ class NodeService:
                 report,
                 partial(platform.privacy.outcomes, contract),
             )
-        pending = PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
-        with self._lock:
-            self._verify_new(run_id)
-            self._known.add(run_id)
-            self._runs[run_id] = _Run(
-                contract, role, pending, report, data_digest=table.digest(), done=["hello"]
-            )
-        return pending.hello
+        return role, table.digest()
 
     def _count_run(self, contract: Contract, number: int) -> None:
         """Count ``number`` runs, before anything of them leaves this party."""
@@ -299,7 +336,7 @@ class NodeService:
 
     def _verify_next(self, run_id: int, run: _Run, phase: str, digest: str) -> None:
         """Check that ``phase`` is the run's next one: a repeated or skipped phase is refused."""
-        expected = PHASES[len(run.done)]
+        expected = run.phases[len(run.done)]
         if phase != expected:
             raise ProtocolError(
                 f"expected phase {expected} of run {run_id}, the coordinator asked for {phase}"
@@ -309,11 +346,13 @@ class NodeService:
                 "contract_digest_differs", "the run changed its contract", party=self._platform.party
             )
 
-    def _evaluate(self, run_id: int, run: _Run, channel: Channel) -> dict[str, Any]:
-        if isinstance(run.role, LabelHolder):
-            run.role.evaluate(channel)
-        result = run.role.result()
-        customers = run.role.scored_customers() if isinstance(run.role, LabelHolder) else None
+    def _evaluate(
+        self, run_id: int, run: _Run, role: FeatureHolder | LabelHolder, channel: Channel
+    ) -> dict[str, Any]:
+        if isinstance(role, LabelHolder):
+            role.evaluate(channel)
+        result = role.result()
+        customers = role.scored_customers() if isinstance(role, LabelHolder) else None
         transport = run.transport
         result |= {
             "party": self._platform.party,
@@ -358,6 +397,8 @@ class NodeService:
                     reason=cause["reason"][:_MAX_REASON],
                 )
         run = self._runs.pop(run_id, None)
+        if run is not None:
+            self._stop_serving(run_id, run, cause["reason"])
         if run is not None and run.transport is not None:
             # What the Exchange does not hear now it sees when the connection ends.
             with suppress(FedshareError):
@@ -365,10 +406,35 @@ class NodeService:
             with suppress(FedshareError):
                 run.transport.close()
 
-    def _close(self, run_id: int) -> None:
+    def _fail_serving(self, run_id: int, digest: str, error: FedshareError) -> None:
+        """End a serving run from one of its own threads."""
+        if run_id in self._runs:
+            self._fail(run_id, "serve", error, digest)
+
+    def _close(self, run_id: int, reason: str) -> None:
         run = self._runs.pop(run_id, None)
-        if run is not None and run.transport is not None:
+        if run is None:
+            return
+        self._stop_serving(run_id, run, reason or "the serving run was ended")
+        if run.serving is not None and not reason:
+            kept = {
+                "party": self._platform.party,
+                "contract_digest": run.contract.digest(),
+                **run.role.result(),
+            }
+            self._platform.save_result(run_id, kept, None)
+        if run.transport is not None:
             run.transport.close()
+
+    def _stop_serving(self, run_id: int, run: _Run, reason: str) -> None:
+        """End what goes on in threads of a serving run, and state what passed; a cause must not be lost for it."""
+        if not isinstance(run.role, ServingHolder | BankServing):
+            return
+        with suppress(FedshareError):
+            run.role.close(reason)
+        if run.serving is not None:
+            with suppress(FedshareError):
+                self._log_envelopes(run_id, run, "serve", run.serving)
 
 
 def _public_cause(error: FedshareError, party: str) -> dict[str, str]:

@@ -268,9 +268,9 @@ def verify_model(
     """Return what this party kept of a training run, if it is one of this contract.
 
     Raises:
-        RefusedError: it kept nothing, or the run was of another contract.
+        RefusedError: it kept nothing, or the run was of another contract or trained nothing.
     """
-    if saved is None or saved.get("contract_digest") != contract.digest():
+    if saved is None or saved.get("contract_digest") != contract.digest() or "weights" not in saved:
         raise RefusedError(
             "model_unknown",
             f"this party keeps no completed training run {run_id} of this contract: name another run",

@@ -20,7 +20,16 @@ from fedshare.identity.keys import fingerprint
 if TYPE_CHECKING:
     from fedshare.contract.model import Contract, Party
 
-__all__ = ["LEDGER", "MAX_POINTS", "Leak", "Speaker", "bins_at_most", "summarise", "sums_at_most"]
+__all__ = [
+    "LEDGER",
+    "MAX_POINTS",
+    "Leak",
+    "Speaker",
+    "bins_at_most",
+    "columns_at_most",
+    "summarise",
+    "sums_at_most",
+]
 
 Speaker = Literal["feature_holder", "label_holder", "coordinator", "party"]
 
@@ -89,20 +98,20 @@ LEDGER: tuple[Leak, ...] = (
     Leak(
         message="BlindedIdentifiers",
         fields=("elements",),
-        phase="align",
+        phase="align, serve",
         sender="label_holder",
         recipient="feature_holder",
         sealed=True,
-        feature_holder="how many identifiers the bank asks for, not which",
+        feature_holder="how many identifiers the bank asks for, and in serving when, not which",
         label_holder=_SENT,
-        coordinator="that number, from the size",
+        coordinator="the same, from size and time",
         auditor=_SIZES,
         needed="row keys of the bank's customers without naming them",
     ),
     Leak(
         message="EvaluatedIdentifiers",
         fields=("elements",),
-        phase="align",
+        phase="align, serve",
         sender="feature_holder",
         recipient="label_holder",
         sealed=True,
@@ -247,6 +256,34 @@ LEDGER: tuple[Leak, ...] = (
         needed="nobody can keep another model than the one that all announced",
     ),
     Leak(
+        message="ScoreColumn",
+        fields=("tags", "values", "groups"),
+        phase="publish, serve",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="the size of the holder's universe, and between two columns of a run how many enterprises came "
+        "and went; for enterprises whose row keys it asked for: the sum over all holders of the scores, and how it "
+        "changes from column to column; of the reason groups that the contract names, each holder's own points",
+        coordinator="the size of the universe, and when scores are refreshed",
+        auditor=_SIZES,
+        needed="scores, and the reasons for them where the contract wants reasons",
+    ),
+    Leak(
+        message="KeysRefused",
+        fields=("code", "left"),
+        phase="serve",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="that its quota of scoring is used up, or the contract over",
+        coordinator="that an answer was short",
+        auditor=_SIZES,
+        needed="the bank says why there is no score",
+    ),
+    Leak(
         message="Envelope",
         fields=("run_id", "phase", "step", "sender", "recipient", "sequence", "last", "ciphertext"),
         phase="",
@@ -389,6 +426,7 @@ def _holder_learns(contract: Contract, holder: Party) -> list[str]:
         f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
         *_label_noise(contract),
+        *_scoring_shows_holder(contract),
     ]
 
 
@@ -450,7 +488,41 @@ def _bank_learns(contract: Contract) -> list[str]:
             f"{iterations}; a holder's own only if all other holders help the bank"
         )
     lines.append("which of its customers are in equal bins at all holders: they have equal sums")
-    return lines + [f"of the other banks: {line}" for line in _banks_learn(contract)]
+    lines += [f"of the other banks: {line}" for line in _banks_learn(contract)]
+    return [*lines, *_scoring_shows_bank(contract)]
+
+
+def _scoring_shows_holder(contract: Contract) -> list[str]:
+    if contract.scoring is None:
+        return []
+    return [
+        f"in scoring: how many identifiers each bank asks for and when, {contract.scoring.quota:,} or fewer each"
+    ]
+
+
+def _scoring_shows_bank(contract: Contract) -> list[str]:
+    scoring = contract.scoring
+    if scoring is None:
+        return []
+    columns = columns_at_most(contract)
+    changes = f"how each changes over {columns:,} columns or fewer: one that changes tells that some holder's columns did"
+    lines = [
+        f"in scoring: the sum of the holders' scores of any {scoring.quota:,} enterprises, customers or not, and {changes}"
+    ]
+    lines += [
+        f"in scoring: for each of these enterprises what {', '.join(group.columns)} of {group.party} add up to, in "
+        f"whole points (reason group {group.name})"
+        for group in scoring.reasons
+    ]
+    return lines
+
+
+def columns_at_most(contract: Contract) -> int:
+    """Return how many columns of scores a holder releases in one serving run that lasts as long as the contract."""
+    if contract.scoring is None:
+        return 0
+    seconds = (contract.valid_until - contract.valid_from).total_seconds()
+    return 1 + int(seconds // contract.scoring.refresh_seconds)
 
 
 def _coordinator_learns(contract: Contract) -> list[str]:

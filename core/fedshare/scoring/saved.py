@@ -4,7 +4,7 @@ Bins and weights are those of training, whatever the rows are now: a number fall
 that had no bin then falls into the bin for others, a missing cell into the bin for missing ones.
 
     >>> model = SavedModel.from_result(result)
-    >>> partial_scores = model.scores(table)
+    >>> partial_scores = model.scores(model.assign(table))
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedshare.errors import ConfigError, DataError
 from fedshare.training.onehot import OneHotMatrix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -72,26 +72,25 @@ class SavedModel:
             raise ConfigError("the saved model of the training run contradicts itself: name another run")
         return model
 
-    def scores(self, table: ColumnTable, *, party: str = "") -> NDArray[np.float64]:
-        """Return the log-odds of every row, the intercept included, shape ``[n]``.
+    def assign(self, table: ColumnTable, *, party: str = "") -> NDArray[np.int32]:
+        """Return the bin of every row in every column, numbered over all columns, shape ``[n, F]``.
 
         Raises:
             DataError: a column is missing, or a cell of a numeric one is text or infinite.
         """
-        design = self._design(table, party)
-        return OneHotMatrix(design.codes, design.width).times(self.weights) + self.intercept
+        return Design.assigned(self.columns, table, party=party).codes
 
-    def contributions(
-        self, table: ColumnTable, names: Sequence[str], *, party: str = ""
-    ) -> NDArray[np.float64]:
-        """Return, for every row, what some columns add above what they add for the mean training customer, shape ``[n]``.
+    def scores(self, codes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the log-odds of every row that ``assign`` gave, the intercept included, shape ``[n]``."""
+        return OneHotMatrix(codes, len(self.weights)).times(self.weights) + self.intercept
 
-        Columns that training left out add nothing. Raises as ``scores``.
-        """
-        chosen = [index for index, column in enumerate(self.columns) if column.name in set(names)]
-        design = self._design(table, party)
-        total: NDArray[np.float64] = self.weights[design.codes[:, chosen]].sum(axis=1)
-        return total - float(self.neutral[chosen].sum())
+    def contributions(self, codes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return what each column adds above what it adds for the mean training customer, shape ``[n, F]``."""
+        above: NDArray[np.float64] = self.weights[codes] - self.neutral
+        return above
 
-    def _design(self, table: ColumnTable, party: str) -> Design:
-        return Design.assigned(self.columns, table, party=party)
+    def group(self, contributions: NDArray[np.float64], names: Collection[str]) -> NDArray[np.float64]:
+        """Return the joint contribution of some columns, shape ``[n]``; columns that training left out add nothing."""
+        chosen = [index for index, column in enumerate(self.columns) if column.name in names]
+        total: NDArray[np.float64] = contributions[:, chosen].sum(axis=1)
+        return total

@@ -156,3 +156,12 @@ def test_the_files_of_a_run_are_private(state):
 
 def test_the_drawn_holdout_seed_has_32_bytes(state):
     assert len(state.holdout_seed()) == 32
+
+
+def test_what_is_kept_of_a_run_is_read_back_and_damage_is_no_missing_run(state):
+    assert state.read_run_json(7, "result.json") is None
+    path = state.write_run_json(7, "result.json", {"weights": [1.5]})
+    assert state.read_run_json(7, "result.json") == {"weights": [1.5]}
+    path.write_bytes(b"{")
+    with pytest.raises(ConfigError, match="damaged"):
+        state.read_run_json(7, "result.json")

@@ -162,12 +162,14 @@ def test_a_contract_that_does_not_speak_of_scoring_serves_nothing():
     assert verify_scoring(agreed, "tax").quota == 5
 
 
-@pytest.mark.parametrize("saved", [None, {}, {"contract_digest": "00" * 32}])
+@pytest.mark.parametrize(
+    "saved", [None, {}, {"contract_digest": "00" * 32, "weights": []}, {"contract_digest": AGREED.digest()}]
+)
 def test_a_model_of_no_run_or_of_another_contract_is_unknown(saved):
     with pytest.raises(RefusedError) as caught:
         verify_model(AGREED, "tax", 7, saved)
     assert caught.value.code == "model_unknown"
-    kept = {"contract_digest": AGREED.digest()}
+    kept = {"contract_digest": AGREED.digest(), "weights": []}
     assert verify_model(AGREED, "tax", 7, kept) == kept
 
 

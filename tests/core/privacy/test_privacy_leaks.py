@@ -12,9 +12,9 @@ import pytest
 
 from fedshare.contract.model import parse_contract
 from fedshare.identity.keys import IdentityKey, encode_public_key, fingerprint
-from fedshare.privacy.leaks import LEDGER, MAX_POINTS, bins_at_most, summarise, sums_at_most
+from fedshare.privacy.leaks import LEDGER, MAX_POINTS, bins_at_most, columns_at_most, summarise, sums_at_most
 from fedshare.wire.v1 import envelope_pb2, exchange_pb2, payload_pb2
-from fedshare_server.phases import PHASES, Reply
+from fedshare_server.phases import PHASES, SERVING_PHASES, Reply
 
 VECTOR = json.loads(
     (Path(__file__).parents[2] / "vectors/identity/contract.json").read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def test_the_envelope_and_the_reply_of_a_node_are_in_the_ledger():
 @pytest.mark.parametrize("leak", LEDGER, ids=[leak.message for leak in LEDGER])
 def test_every_entry_says_something_for_every_role_and_names_a_phase_of_the_protocol(leak):
     assert all((leak.feature_holder, leak.label_holder, leak.coordinator, leak.auditor, leak.needed))
-    assert leak.phase in {"", *PHASES}
+    assert set(leak.phase.split(", ")) <= {"", *PHASES, *SERVING_PHASES}
 
 
 def test_the_number_of_sums_a_holder_sees_is_its_bins_times_the_queries_of_all_runs():
@@ -149,3 +149,16 @@ def test_what_banks_learn_of_one_another_is_said_where_there_are_several():
 def test_the_leak_between_two_banks_stands_in_the_summary():
     two = " ".join(summarise(with_banks(2, between_banks={"accept_two": True})).split())
     assert "all of this of the other bank alone: accepted by accept_two" in two
+
+
+def test_what_scoring_shows_is_said_in_numbers_and_only_where_it_is_agreed():
+    assert "in scoring" not in summarise(contract())
+    reasons = [{"name": "sales", "party": "tax", "columns": ["turnover"]}]
+    agreed = contract(scoring={"quota": 1234, "refresh_seconds": 86_400, "reasons": reasons})
+    days = (agreed.valid_until - agreed.valid_from).days
+    assert columns_at_most(agreed) == days + 1
+    page = " ".join(summarise(agreed).split())
+    assert "any 1,234 enterprises" in page
+    assert f"over {days + 1:,} columns or fewer" in page
+    assert "(reason group sales)" in page
+    assert "how many identifiers each bank asks for and when, 1,234 or fewer each" in page

@@ -46,11 +46,12 @@ ROWS = Rows(age=[1.9, 2.0, 1e300, None], trade=["retail", "food", "mining", None
 def test_every_value_falls_into_the_bin_of_training_and_an_unseen_one_into_the_bin_for_it():
     model = SavedModel.from_result(json.loads(json.dumps(RESULT)))
     expected = [0.5 + 1 + 16, 0.5 + 2 + 32, 0.5 + 4 + 64, 0.5 + 8 + 64]
-    np.testing.assert_array_equal(model.scores(ROWS), expected)
+    np.testing.assert_array_equal(model.scores(model.assign(ROWS)), expected)
 
 
 def test_the_banks_own_model_is_another_part_of_the_same_result():
-    np.testing.assert_array_equal(SavedModel.from_result(RESULT, "own_model").scores(ROWS), [-3.0] * 4)
+    model = SavedModel.from_result(RESULT, "own_model")
+    np.testing.assert_array_equal(model.scores(model.assign(ROWS)), [-3.0] * 4)
 
 
 def test_a_holder_has_no_intercept():
@@ -60,15 +61,18 @@ def test_a_holder_has_no_intercept():
 
 def test_contributions_are_measured_from_the_mean_training_customer():
     model = SavedModel.from_result(RESULT)
-    np.testing.assert_array_equal(model.contributions(ROWS, ["age"]), [-1.0, 0.0, 2.0, 6.0])
-    np.testing.assert_array_equal(model.contributions(ROWS, ["age", "trade"]), [-5.0, 12.0, 46.0, 50.0])
-    np.testing.assert_array_equal(model.contributions(ROWS, ["left-out"]), [0.0] * 4)
+    above = model.contributions(model.assign(ROWS))
+    np.testing.assert_array_equal(above, [[-1.0, -4.0], [0.0, 12.0], [2.0, 44.0], [6.0, 44.0]])
+    np.testing.assert_array_equal(model.group(above, {"age"}), [-1.0, 0.0, 2.0, 6.0])
+    np.testing.assert_array_equal(model.group(above, {"age", "trade"}), [-5.0, 12.0, 46.0, 50.0])
+    np.testing.assert_array_equal(model.group(above, {"left-out"}), [0.0] * 4)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(allow_infinity=False)), min_size=1, max_size=20))
 def test_a_score_is_the_sum_of_one_weight_per_column(ages):
     rows = Rows(age=ages, trade=[None] * len(ages))
-    scores = SavedModel.from_result(RESULT).scores(rows)
+    model = SavedModel.from_result(RESULT)
+    scores = model.scores(model.assign(rows))
     for age, score in zip(ages, scores, strict=True):
         weight = 8.0 if age is None or np.isnan(age) else 1.0 if age < 2 else 2.0 if age < 5 else 4.0
         assert score == 0.5 + weight + 64.0
@@ -76,7 +80,7 @@ def test_a_score_is_the_sum_of_one_weight_per_column(ages):
 
 def test_a_missing_column_is_named():
     with pytest.raises(DataError, match="trade"):
-        SavedModel.from_result(RESULT).scores(Rows(age=[1.0]))
+        SavedModel.from_result(RESULT).assign(Rows(age=[1.0]))
 
 
 @pytest.mark.parametrize(

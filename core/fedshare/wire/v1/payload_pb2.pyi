@@ -405,3 +405,63 @@ class SharedPoint(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["holdout_loss", b"holdout_loss", "point", b"point", "reason", b"reason", "settled", b"settled", "stop", b"stop", "train_loss", b"train_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ScoreColumn(message.Message):
+    """Feature holder to every label holder, phases "publish" and "serve": the partial score of every row under the trained
+    model, sealed like SealedColumn. The index of its step is its epoch: 0 in "publish", then one more each time the holder
+    looks at its rows again. Columns of one epoch belong together at all holders.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TAGS_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    tags: builtins.bytes
+    """16 bytes per row, in strictly ascending order, which is the order of the rows. The bank checks it."""
+    values: builtins.bytes
+    """The masked column, int64, one per row."""
+    @builtins.property
+    def groups(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """One column for each reason group that the contract gives the sender, in the contract's order: the group's
+        contribution to a row's score in whole points, int64, one per row, without masks between holders. The bank checks
+        the number and the lengths.
+        """
+
+    def __init__(
+        self,
+        *,
+        tags: builtins.bytes = ...,
+        values: builtins.bytes = ...,
+        groups: abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["groups", b"groups", "tags", b"tags", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class KeysRefused(message.Message):
+    """Feature holder to label holder, phase "serve": instead of EvaluatedIdentifiers, with the index of the request."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    LEFT_FIELD_NUMBER: builtins.int
+    code: builtins.str
+    """A stable word: "quota_exceeded", or "contract_expired"."""
+    left: builtins.int
+    """How many identifiers the bank may still ask for."""
+    def __init__(
+        self,
+        *,
+        code: builtins.str = ...,
+        left: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "left", b"left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -1,0 +1,373 @@
+"""What a bank does in a serving run: keep the holders' sealed columns, and open rows of them for its own systems.
+
+The row keys of an enterprise are asked for once, blinded, in one message to every holder; questions that come while one is
+under way go together in the next. From then on, until the run ends, the enterprise's sum is opened here alone, and anew
+whenever every holder has refreshed its column. No holder learns which enterprises these are.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fedshare.errors import FedshareError, ProtocolError, RefusedError, UnavailableError
+from fedshare.sealed import blind, finalize, open_sum
+from fedshare.sealed.oblivious import RowKeys
+from fedshare.wire.v1 import payload_pb2 as payload
+
+from .feature_holder import SCORE_BITS, WORKERS
+from .progress import Progress
+from .serving_holder import score_label
+from .words import decode_fixed, unpack_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from fedshare.contract.model import Contract
+    from fedshare.contract.scoring import Scoring
+    from fedshare.sealed import Blinds
+    from fedshare.sealed.randomness import Randomness
+
+    from .channel import Channel
+    from .progress import ProgressSink
+
+__all__ = ["Opened", "ServingBank"]
+
+_TAG_BYTES: Final = 16
+# Identifiers in one message: a large batch must not keep a single question waiting for long.
+_MAX_BATCH: Final = 1000
+# Columns of holders that are ahead of the slowest one; with more the slowest one counts as broken.
+_MAX_AHEAD: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the holders together say of one enterprise.
+
+    Attributes:
+        total: sum of their partial scores, log-odds of default; ``None`` unless every holder knows the enterprise.
+        known: whether each holder knows it, in the contract's order.
+        points: whole points of every reason group, in the contract's order; empty without ``total``.
+    """
+
+    total: float | None
+    known: tuple[bool, ...]
+    points: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    tags: NDArray[np.bytes_]
+    values: NDArray[np.int64]
+    groups: list[NDArray[np.int64]]
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Enterprises whose row keys are here: per holder one key each, in one order."""
+
+    identifiers: list[bytes]
+    keys: dict[str, RowKeys] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Question:
+    identifiers: list[bytes]
+    blinds: Blinds = field(repr=False)
+    answers: dict[str, RowKeys | payload.KeysRefused] = field(default_factory=dict, repr=False)
+
+
+class ServingBank:
+    """One serving run of one bank. Secrets live in this object only and end with it.
+
+    Args:
+        contract: the contract.
+        scoring: its section on scoring.
+        randomness: for blinding.
+        clock: seconds, monotonic.
+        report: where progress goes.
+        fail: told what ends the run from a thread of this object.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        scoring: Scoring,
+        randomness: Randomness,
+        clock: Callable[[], float],
+        report: ProgressSink,
+        fail: Callable[[FedshareError], None],
+    ) -> None:
+        self.holders = [holder.id for holder in contract.holders()]
+        self._groups = {
+            holder: [group.name for group in scoring.reasons if group.party == holder]
+            for holder in self.holders
+        }
+        # The contract's order of groups, wherever they are.
+        self.groups = [group.name for group in scoring.reasons]
+        self._randomness = randomness
+        self._clock = clock
+        self._report = report
+        self._fail = fail
+        self._session_id = b""
+        self._closed = ""
+        self._changed = threading.Condition()
+        self._waiting: dict[bytes, Future[Opened]] = {}
+        self._pending: list[bytes] = []
+        self._questions: dict[int, _Question] = {}
+        self._asked = 0
+        self._updating = threading.Lock()
+        self._epoch = -1
+        self._columns: dict[str, dict[int, _Column]] = {holder: {} for holder in self.holders}
+        self._blocks: list[_Block] = []
+        self._opened: dict[bytes, Opened] = {}
+        self._since = clock()
+
+    def publish(self, channel: Channel) -> None:
+        """Take every holder's first column."""
+        self._session_id = channel.session.id
+        for holder in self.holders:
+            self._take_column(holder, 0, channel.receive(holder, payload.ScoreColumn, 0))
+
+    def serve(self, channel: Channel) -> None:
+        """Begin to ask holders and to listen to them, in threads of this object, until ``close``."""
+        works = [lambda holder=holder: self._listen(channel, holder) for holder in self.holders]
+        for number, work in enumerate([*works, lambda: self._ask(channel)]):
+            threading.Thread(
+                target=self._guarded, args=(work,), name=f"serving-bank-{number}", daemon=True
+            ).start()
+
+    def close(self, reason: str) -> None:
+        """Stop; whoever waits for an answer is told the reason."""
+        with self._changed:
+            self._closed = self._closed or reason
+            waiting, self._waiting = self._waiting, {}
+            self._pending.clear()
+            self._changed.notify_all()
+        for future in waiting.values():
+            future.set_exception(UnavailableError(reason))
+
+    def result(self) -> dict[str, Any]:
+        """Return counts: columns opened and identifiers asked for."""
+        return {"columns_opened": self._epoch + 1, "identifiers_asked": self._asked}
+
+    @property
+    def closed(self) -> str:
+        """Why nothing more is served; empty while it is."""
+        return self._closed
+
+    def age_seconds(self) -> float:
+        """Return how old the columns are that are open now: since the first of them came."""
+        return self._clock() - self._since
+
+    def known(self, identifier: bytes) -> Opened | None:
+        """Return what is known of an enterprise whose row keys are here, or ``None``."""
+        return self._opened.get(identifier)
+
+    def ask(self, identifier: bytes) -> Future[Opened]:
+        """Return what will be known of an enterprise once every holder has answered.
+
+        The future raises ``RefusedError`` if a holder refuses, and ``UnavailableError`` if the run ends first.
+        """
+        with self._changed:
+            future = self._waiting.get(identifier)
+            if future is None:
+                future = Future()
+                if self._closed:
+                    future.set_exception(UnavailableError(self._closed))
+                    return future
+                self._waiting[identifier] = future
+                self._pending.append(identifier)
+                self._changed.notify_all()
+            return future
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except FedshareError as error:
+            if not self._closed:
+                self._fail(error)
+
+    def _ask(self, channel: Channel) -> None:
+        number = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closed)
+                if self._closed:
+                    return
+                identifiers, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+            # One blinding for all holders: to each of them, and to all together, it is a random element.
+            blinds, elements = blind(identifiers, self._randomness, workers=WORKERS)
+            self._questions[number] = _Question(identifiers, blinds)
+            self._asked += len(identifiers)
+            for holder in self.holders:
+                channel.send(holder, payload.BlindedIdentifiers(elements=elements), number)
+            number += 1
+
+    def _listen(self, channel: Channel, holder: str) -> None:
+        number, epoch = 0, 1
+        while True:
+            message: Any = channel.receive_any(
+                holder,
+                {
+                    payload.EvaluatedIdentifiers: number,
+                    payload.KeysRefused: number,
+                    payload.ScoreColumn: epoch,
+                },
+            )
+            if isinstance(message, payload.ScoreColumn):
+                self._take_column(holder, epoch, message)
+                epoch += 1
+            else:
+                self._take_answer(holder, number, message)
+                number += 1
+
+    def _take_answer(
+        self, holder: str, number: int, message: payload.EvaluatedIdentifiers | payload.KeysRefused
+    ) -> None:
+        question = self._questions.get(number)
+        if question is None:
+            raise ProtocolError(f"{holder} answers a question that it was not asked")
+        if isinstance(message, payload.KeysRefused):
+            answer: RowKeys | payload.KeysRefused = message
+        else:
+            answer = finalize(question.blinds, message.elements, workers=WORKERS)
+        with self._updating:
+            question.answers[holder] = answer
+            if len(question.answers) < len(self.holders):
+                return
+            del self._questions[number]
+            refusals = [each for each in question.answers.values() if isinstance(each, payload.KeysRefused)]
+            if refusals:
+                self._refuse(question.identifiers, refusals)
+                return
+            keys = {name: answer for name, answer in question.answers.items() if isinstance(answer, RowKeys)}
+            block = _Block(question.identifiers, keys)
+            self._blocks.append(block)
+            self._opened.update(opened := self._open(block))
+        with self._changed:
+            futures = [(self._waiting.pop(identifier, None), row) for identifier, row in opened.items()]
+        for future, row in futures:
+            if future is not None:
+                future.set_result(row)
+
+    def _refuse(self, identifiers: list[bytes], refusals: Sequence[payload.KeysRefused]) -> None:
+        """Ask again for as many as every holder still answers, and tell the others."""
+        first = min(refusals, key=lambda refusal: refusal.left)
+        left = first.left if first.left < len(identifiers) else 0
+        with self._changed:
+            self._pending[:0] = identifiers[:left]
+            futures = [self._waiting.pop(identifier, None) for identifier in identifiers[left:]]
+            self._changed.notify_all()
+        for future in futures:
+            if future is not None:
+                future.set_exception(
+                    RefusedError(first.code[:64] or "refused", "a holder answers no more identifiers")
+                )
+
+    def _take_column(self, holder: str, epoch: int, message: payload.ScoreColumn) -> None:
+        column = self._parse(holder, message)
+        with self._updating:
+            self._columns[holder][epoch] = column
+            latest = {name: max(columns, default=-1) for name, columns in self._columns.items()}
+            slowest = min(latest, key=lambda name: latest[name])
+            if max(latest.values()) - latest[slowest] > _MAX_AHEAD:
+                raise UnavailableError(
+                    f"{slowest} has not refreshed its scores for {_MAX_AHEAD} times: see its log"
+                )
+            if latest[slowest] > self._epoch:
+                self._advance(latest[slowest])
+
+    def _parse(self, holder: str, message: payload.ScoreColumn) -> _Column:
+        rows, rest = divmod(len(message.tags), _TAG_BYTES)
+        tags = np.frombuffer(message.tags, dtype=f"S{_TAG_BYTES}") if not rest else np.empty(0, dtype="S16")
+        if rest or not np.all(tags[:-1] < tags[1:]):
+            raise ProtocolError(
+                f"score column of {holder}: expected tags of 16 bytes in ascending order, all different"
+            )
+        names = self._groups[holder]
+        if len(message.groups) != len(names):
+            raise ProtocolError(
+                f"score column of {holder}: expected {len(names)} reason groups, got {len(message.groups)}"
+            )
+        return _Column(
+            tags,
+            unpack_words(message.values, rows, f"score column of {holder}"),
+            [
+                unpack_words(group, rows, f"reason group {name} of {holder}")
+                for name, group in zip(names, message.groups, strict=True)
+            ],
+            self._clock(),
+        )
+
+    def _advance(self, epoch: int) -> None:
+        """Open every row anew in the columns of ``epoch``, which every holder has released."""
+        self._epoch = epoch
+        for columns in self._columns.values():
+            for old in [each for each in columns if each < epoch]:
+                del columns[old]
+        if len(self._blocks) > 1:
+            merged = {
+                holder: RowKeys(
+                    np.concatenate([block.keys[holder].pad_keys for block in self._blocks]),
+                    np.concatenate([block.keys[holder].tags for block in self._blocks]),
+                )
+                for holder in self.holders
+            }
+            self._blocks = [_Block([each for block in self._blocks for each in block.identifiers], merged)]
+        opened: dict[bytes, Opened] = {}
+        for block in self._blocks:
+            opened |= self._open(block)
+        self._opened = opened
+        self._since = min(columns[epoch].arrived for columns in self._columns.values())
+        self._report(Progress("serve", epoch, f"{len(opened)} enterprises opened in the new columns"))
+
+    def _open(self, block: _Block) -> dict[bytes, Opened]:
+        count = len(block.identifiers)
+        columns = {holder: self._columns[holder][self._epoch] for holder in self.holders}
+        rows = {holder: _find(columns[holder].tags, block.keys[holder].tags) for holder in self.holders}
+        known = np.column_stack([rows[holder] >= 0 for holder in self.holders])
+        whole = np.flatnonzero(known.all(axis=1))
+        at = {holder: rows[holder][whole] for holder in self.holders}
+        pads = {holder: block.keys[holder].pad_keys[whole] for holder in self.holders}
+        totals = decode_fixed(
+            open_sum(
+                [columns[holder].values[at[holder]] for holder in self.holders],
+                list(pads.values()),
+                score_label(self._session_id, self._epoch),
+            ),
+            SCORE_BITS,
+        )
+        points = {
+            name: open_sum(
+                [columns[holder].groups[index][at[holder]]],
+                [pads[holder]],
+                score_label(self._session_id, self._epoch, name),
+            )
+            for holder in self.holders
+            for index, name in enumerate(self._groups[holder])
+        }
+        opened = {
+            block.identifiers[row]: Opened(None, tuple(map(bool, known[row])), ()) for row in range(count)
+        }
+        everyone = (True,) * len(self.holders)
+        for place, row in enumerate(whole.tolist()):
+            reasons = tuple(int(points[name][place]) for name in self.groups)
+            opened[block.identifiers[row]] = Opened(float(totals[place]), everyone, reasons)
+        return opened
+
+
+def _find(tags: NDArray[np.bytes_], own: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the row of each own tag among ``tags``, which ascend, and -1 where it is not there."""
+    wanted = np.ascontiguousarray(own).view(f"S{_TAG_BYTES}").ravel()
+    if not len(tags):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    place = np.minimum(np.searchsorted(tags, wanted), len(tags) - 1)
+    return np.where(tags[place] == wanted, place, -1).astype(np.int64)

@@ -1,0 +1,243 @@
+"""What a feature holder does in a serving run: release its scores, sealed, and answer banks that ask for row keys.
+
+It learns how many identifiers each bank asks for and when, and not which. What a bank may ask for in all serving runs of a
+contract is counted on this holder's disk before it is answered (docs/protocol.md, "Serve").
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fedshare.credit.points import PointScale
+from fedshare.errors import FedshareError, RefusedError
+from fedshare.scoring.saved import SavedModel
+from fedshare.sealed import OprfKey, Sealer, derive, evaluate, pair_row_keys
+from fedshare.sealed.oblivious import ELEMENT_BYTES, RowKeys
+from fedshare.wire.v1 import payload_pb2 as payload
+
+from .feature_holder import SCORE_BITS, WORKERS
+from .masks import sign_towards
+from .progress import Progress
+from .words import encode_fixed, pack_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from fedshare.contract.model import Contract
+    from fedshare.contract.scoring import Scoring
+    from fedshare.sealed.randomness import Randomness
+
+    from .channel import Channel
+    from .data.table import Table
+    from .progress import ProgressSink
+
+__all__ = ["Allowance", "ServingHolder", "score_label"]
+
+# Counted at a time, so that not every question waits for the disk; a node that is killed has spent what it reserved.
+_RESERVED_AT_A_TIME: Final = 256
+
+
+def score_label(session_id: bytes, epoch: int, group: str = "") -> bytes:
+    """Return the label of a score column, or of one of its groups; none is used twice in any two sessions."""
+    return b"fedshare score column v1|" + session_id + epoch.to_bytes(4, "big") + b"|" + group.encode()
+
+
+class Allowance:
+    """What one bank may still ask for, counted durably and ahead of use. For one thread.
+
+    Args:
+        spend: ``spend(amount)`` returns what had been spent before, and adds ``amount`` if it fits ``quota``.
+        quota: of the contract.
+    """
+
+    def __init__(self, spend: Callable[[int], int], quota: int) -> None:
+        self._spend = spend
+        self._quota = quota
+        self._reserved = 0
+
+    def take(self, asked: int) -> int | None:
+        """Return ``None`` if ``asked`` identifiers may be answered, which are then used up; else how many may be."""
+        if asked > self._reserved:
+            missing = asked - self._reserved
+            for amount in (max(missing, _RESERVED_AT_A_TIME), missing):
+                earlier = self._spend(amount)
+                if earlier + amount <= self._quota:
+                    self._reserved += amount
+                    break
+            else:
+                return self._reserved + max(self._quota - earlier, 0)
+        self._reserved -= asked
+        return None
+
+
+class ServingHolder:
+    """One serving run of one feature holder. Secrets live in this object only and end with it."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        scoring: Scoring,
+        party: str,
+        saved: Mapping[str, Any],
+        load: Callable[[], Table],
+        randomness: Randomness,
+        report: ProgressSink,
+        spend: Callable[[str, int, int], int],
+        verify_valid: Callable[[], None],
+        fail: Callable[[FedshareError], None],
+    ) -> None:
+        """Look at the rows once, so that data that cannot be scored is refused before anything is sent.
+
+        Args:
+            contract: the contract.
+            scoring: its section on scoring.
+            party: this holder.
+            saved: what it kept of the training run.
+            load: reads its rows as they are now.
+            randomness: for the oblivious key.
+            report: where progress goes.
+            spend: ``spend(what, amount, limit)`` counts against a limit of the contract, as ``service.Platform`` does.
+            verify_valid: raises when the contract is no longer in force.
+            fail: told what ends the run from a thread of this object.
+
+        Raises:
+            ConfigError: what was kept is no model.
+            DataError: the rows cannot be scored.
+        """
+        self._contract = contract
+        self._scoring = scoring
+        self._party = party
+        self._banks = [bank.id for bank in contract.banks()]
+        self._peers = [holder.id for holder in contract.holders() if holder.id != party]
+        self._groups = [group for group in scoring.reasons if group.party == party]
+        self._scale = PointScale(**contract.points.model_dump())
+        self._model = SavedModel.from_result(saved)
+        self._load = load
+        self._key = OprfKey.generate(randomness)
+        self._report = report
+        self._spend = spend
+        self._verify_valid = verify_valid
+        self._fail = fail
+        self._closing = threading.Event()
+        self._place: dict[bytes, int] = {}
+        self._keys = RowKeys(np.empty((0, 16), dtype=np.uint8), np.empty((0, 16), dtype=np.uint8))
+        self._epoch = 0
+        self._answered = dict.fromkeys(self._banks, 0)
+        self._columns = self._score(load())
+
+    def publish(self, channel: Channel) -> None:
+        """Release the first column to every bank."""
+        self._release(channel)
+
+    def serve(self, channel: Channel) -> None:
+        """Begin to answer banks and to refresh the column, in threads of this object, until ``close``."""
+        works = [lambda bank=bank: self._answer(channel, bank) for bank in self._banks]
+        for number, work in enumerate([*works, lambda: self._refresh(channel)]):
+            threading.Thread(
+                target=self._guarded, args=(work,), name=f"serving-{self._party}-{number}", daemon=True
+            ).start()
+
+    def close(self, _reason: str) -> None:
+        """Stop; what waits for a bank ends when the transport closes."""
+        self._closing.set()
+
+    def result(self) -> dict[str, Any]:
+        """Return counts: columns released, and identifiers answered by bank."""
+        return {"columns_released": self._epoch, "identifiers_answered": dict(self._answered)}
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except FedshareError as error:
+            if not self._closing.is_set():
+                self._fail(error)
+
+    def _answer(self, channel: Channel, bank: str) -> None:
+        quota = self._scoring.quota
+        allowance = Allowance(lambda amount: self._spend(f"scored/{bank}", amount, quota), quota)
+        number = 0
+        while True:
+            blinded = channel.receive(bank, payload.BlindedIdentifiers, number).elements
+            channel.send(bank, self._reply(bank, allowance, blinded), number)
+            number += 1
+
+    def _reply(
+        self, bank: str, allowance: Allowance, blinded: bytes
+    ) -> payload.EvaluatedIdentifiers | payload.KeysRefused:
+        try:
+            self._verify_valid()
+        except RefusedError as error:
+            return payload.KeysRefused(code=error.code)
+        asked = len(blinded) // ELEMENT_BYTES
+        left = allowance.take(asked)
+        if left is not None:
+            return payload.KeysRefused(code="quota_exceeded", left=left)
+        self._answered[bank] += asked
+        return payload.EvaluatedIdentifiers(elements=evaluate(self._key, blinded, workers=WORKERS))
+
+    def _refresh(self, channel: Channel) -> None:
+        while not self._closing.wait(self._scoring.refresh_seconds):
+            try:
+                self._columns = self._score(self._load())
+            except FedshareError as error:
+                # The banks keep the column that they have, until it is too old for the contract.
+                self._report(Progress("serve", self._epoch, f"no new column: {error}"))
+                continue
+            self._release(channel)
+
+    def _score(self, table: Table) -> tuple[list[bytes], list[NDArray[np.int64]]]:
+        """Return identifiers, and for each row the fixed-point score and the whole points of every reason group."""
+        codes = self._model.assign(table, party=self._party)
+        above = self._model.contributions(codes)
+        columns = [encode_fixed(self._model.scores(codes), SCORE_BITS, "partial score")]
+        columns += [
+            self._scale.bin_points(self._model.group(above, set(group.columns))) for group in self._groups
+        ]
+        return table.identifiers, columns
+
+    def _release(self, channel: Channel) -> None:
+        """Seal the columns of the rows as they were last seen, in the order of their tags, and send them."""
+        session, (identifiers, columns) = channel.session, self._columns
+        keys = self._row_keys(identifiers)
+        order = np.argsort(keys.tags.view("S16").ravel())
+        pad_keys = np.ascontiguousarray(keys.pad_keys[order])
+        ordered = [identifiers[row] for row in order.tolist()]
+        masks = [
+            (
+                sign_towards(self._party, peer),
+                pair_row_keys(session.shared_secret(peer, "score masks"), ordered),
+            )
+            for peer in self._peers
+        ]
+        score, *groups = (column[order] for column in columns)
+        sealer, open_sealer = Sealer(pad_keys, masks), Sealer(pad_keys, [])
+        message = payload.ScoreColumn(
+            tags=keys.tags[order].tobytes(),
+            values=pack_words(sealer.seal(score, score_label(session.id, self._epoch))),
+            groups=[
+                pack_words(open_sealer.seal(values, score_label(session.id, self._epoch, group.name)))
+                for group, values in zip(self._groups, groups, strict=True)
+            ],
+        )
+        for bank in self._banks:
+            channel.send(bank, message, self._epoch)
+        self._epoch += 1
+        self._report(Progress("serve", self._epoch, f"scores of {len(ordered)} rows released"))
+
+    def _row_keys(self, identifiers: list[bytes]) -> RowKeys:
+        """Return the keys of the rows; only those of enterprises that are new to this session are derived."""
+        new = [identifier for identifier in identifiers if identifier not in self._place]
+        if new:
+            self._place.update((each, len(self._keys) + at) for at, each in enumerate(new))
+            fresh = derive(self._key, new, workers=WORKERS)
+            self._keys = RowKeys(
+                np.concatenate([self._keys.pad_keys, fresh.pad_keys]),
+                np.concatenate([self._keys.tags, fresh.tags]),
+            )
+        rows = np.fromiter((self._place[each] for each in identifiers), np.int64, len(identifiers))
+        return RowKeys(self._keys.pad_keys[rows], self._keys.tags[rows])
