@@ -13,6 +13,7 @@ from simulation import Simulation, small_economy
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from fedshare.errors import ConfigError, ProtocolError
+from fedshare_clients.node.data import Table
 from fedshare_clients.node.pricing import PricingConfig
 from fedshare_clients.node.report import Challenger, build_document, write_report
 
@@ -188,3 +189,24 @@ def test_a_missing_customer_file_is_named(run, tmp_path):
     result, _, contract = run
     with pytest.raises(ConfigError, match=r"gone\.parquet"):
         build_document(result, tmp_path / "gone.parquet", contract)
+
+
+def test_a_bank_without_columns_of_its_own_has_a_report_too(tmp_path):
+    tables = small_economy()
+    bank = tables["bank"]
+    simulation = Simulation(
+        {**tables, "bank": Table("bank", bank.identifiers, {}, bank.label)}, minimum_cohort=20
+    )
+    simulation.run()
+    platform, path = simulation.platforms["bank"], tmp_path / "customers.parquet"
+    pq.write_table(pa.table(dict(platform.customers)), path)
+    document = build_document(
+        json.loads(json.dumps(platform.result)), path, simulation.contract, pricing=PRICING
+    )
+    assert document["models"]["bank_only"]["auc"]["auc"] == pytest.approx(0.5)
+    assert document["models"]["bank_only"]["calibration"] is None
+    assert document["stability"]["bank_only"] is None
+    assert document["scorecard"]["columns"] == []
+    html5lib.HTMLParser(strict=True).parse(
+        write_report(document, tmp_path / "report").read_text(encoding="utf-8")
+    )

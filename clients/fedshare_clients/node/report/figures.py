@@ -103,15 +103,16 @@ def compare(sample: Sample, first: str, second: str) -> dict[str, Any]:
     return {"first": first, "second": second, **asdict(difference)}
 
 
-def stability(training: NDArray[np.float64], holdout: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the PSI of the scores of training and held-out customers, over ten grades of training, as JSON values."""
+def stability(training: NDArray[np.float64], holdout: NDArray[np.float64]) -> dict[str, Any] | None:
+    """Return the PSI of the scores of training and held-out customers, over ten grades of training, as JSON values.
+
+    ``None`` if the scores are all alike, as those of a bank without columns of its own are.
+    """
     counts = cell_counts(training)
     groups = merge_cells(counts, max(1, len(training) // _GRADES))
     size = int(groups[-1]) + 1
     before, after = (np.bincount(groups, each, size) for each in (counts, cell_counts(holdout)))
-    if size < 2:
-        raise DataError("the scores of training are all alike: no stability index exists")
-    return asdict(stability_index(before, after, confidence=CONFIDENCE))
+    return None if size < 2 else asdict(stability_index(before, after, confidence=CONFIDENCE))
 
 
 def _calibration(
@@ -180,6 +181,9 @@ def _reliability(grades: ScoreHistogram) -> list[dict[str, float]]:
 def _densities(bars: ScoreHistogram, scale: PointScale) -> dict[str, list[float]]:
     """Return edges in points, ascending, and the share of each outcome per point between them."""
     upper = bars.upper.copy()
+    if len(upper) == 1:  # nobody differs enough: one bar around the mean probability
+        rate = float(bars.pd[0] / bars.weight[0])
+        upper[0] = np.log(rate / (1 - rate)) - 1.0
     widths = np.diff(upper[:-1]) if len(upper) > 2 else np.array([1.0])
     lowest = upper[0] - 2 * float(widths[0])
     upper[-1] = (upper[-2] if len(upper) > 1 else lowest) + 2 * float(widths[-1])

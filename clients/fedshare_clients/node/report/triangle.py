@@ -103,9 +103,8 @@ def _sentence(
 ) -> str:
     federated, own = served["federated"], served["bank_only"]
     under = f"Under a cap of {cap:.0%} ({name.replace('_', ' ')})"
-    few = f"fewer than {minimum} enterprises at a rate that covers costs and loss"
     if max(federated.enterprises, own.enterprises) < minimum:
-        return f"{under} either model can serve {few}."
+        return f"{under} either model can serve fewer than {minimum} enterprises at a rate that covers costs and loss."
     if min(federated.enterprises, own.enterprises) < minimum:
         one, name_of_one, other = (
             (own, "the bank's own model", "the federated one")
@@ -114,7 +113,7 @@ def _sentence(
         )
         return (
             f"{under} {name_of_one} serves {one.enterprises:,.0f} of {total:,.0f} held-out enterprises at a mean rate of "
-            f"{one.rate:.1%} and a loss rate of {one.realised_loss:.2%}; {other} serves {few} or at that loss."
+            f"{one.rate:.1%} and a loss rate of {one.realised_loss:.2%}; {other} serves fewer than {minimum} at that loss rate."
         )
     more = federated.enterprises - own.enterprises
     direction = "more" if more >= 0 else "fewer"
