@@ -84,6 +84,7 @@ class RefusedError(FedshareError):
     Attributes:
         code: a stable word for the reason, e.g. ``contract_expired``; safe to show to the coordinator.
         party: who refuses.
+        reason: the sentence without ``code`` and ``party``.
     """
 
     exit_code = 4
@@ -91,6 +92,7 @@ class RefusedError(FedshareError):
     def __init__(self, code: str, message: str, *, party: str = "") -> None:
         self.code = code
         self.party = party
+        self.reason = message
         super().__init__(f"{party + ' refuses: ' if party else ''}{message} [{code}]")
 
 

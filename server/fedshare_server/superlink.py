@@ -337,8 +337,8 @@ class Superlink:
                 return
             time.sleep(0.1)
         raise UnavailableError(
-            f"the SuperLink did not start on {self._address}; another process may have the port: see "
-            f"{self.log_file}"
+            f"the SuperLink did not start on {self._address}; another process may have the port, or the disk be full: "
+            f"see {self.log_file}"
         )
 
     @contextmanager

@@ -27,7 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PEER_PACKAGES = ("phe==1.5.0", "gmpy2")
-PEER_NAMES = ("sealed_product", "sealed_product_onehot", "epoch_100k_330", "iteration")
+PEER_NAMES = ("sealed_product", "sealed_product_onehot", "sealed_column", "epoch_100k_330", "iteration")
 PEER = "paillier-2048 (phe)"
 
 # What --quick makes smaller, by module.

@@ -193,7 +193,8 @@ def _verify(folder: Path, policy: Path) -> tuple[float, dict]:
         "--policy",
         str(policy),
     ]
-    pid = os.posix_spawn(sys.executable, command, os.environ)
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise RuntimeError("the benchmark's log does not verify")

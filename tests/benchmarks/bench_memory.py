@@ -20,7 +20,7 @@ WORD_BYTES = 8
 
 
 def run(universe: int = 1_000_000, columns: int = 32, customers: int = 20_000) -> list[dict[str, Any]]:
-    """Return the lines ``holder_memory``, ``traffic``, ``align`` and ``prepare``."""
+    """Return the lines ``holder_memory`` and ``traffic``, and one for the seconds of each phase."""
     work = Work(universe, customers, holders=1, columns=columns, iterations=3)
     with Federation(work) as federation:
         federation.run()
@@ -39,6 +39,7 @@ def run(universe: int = 1_000_000, columns: int = 32, customers: int = 20_000) -
         "goal_bytes": MEMORY_GOAL_BYTES,
         "peak_rss_bytes_by_phase": peaks,
         "bank_peak_rss_bytes": federation.peaks[BANK]["close"],
+        "coordinator_peak_rss_bytes": federation.exchange_peak,
         "table_bytes": cells,
     }
     phases = [
@@ -50,7 +51,7 @@ def run(universe: int = 1_000_000, columns: int = 32, customers: int = 20_000) -
             "baseline_seconds": None,
             "ratio": None,
         }
-        for phase in ("hello", "align", "prepare")
+        for phase in ("hello", "align", "prepare", "train")
     ]
     return [memory, traffic(federation, holder, common), *phases]
 

@@ -260,8 +260,10 @@ def run_paillier(python: str, results: list[Result], rows: int = 100, columns: i
     cost = json.loads(printed)
     lines = []
     for line in results:
-        # One-hot: a ciphertext is added once per feature; dense: multiplied and added once per column.
+        # One-hot: a ciphertext is added once per feature; dense: multiplied and added once per column. A sealed
+        # column: every row is encrypted at one holder, added to another's at the bank and decrypted.
         per_row = {
+            "sealed_column": cost["add"] + cost["decrypt"],
             "sealed_product": line["m"] * cost["multiply"],
             "sealed_product_onehot": 20 * cost["add"],
             "epoch_100k_330": 33 * cost["add"],

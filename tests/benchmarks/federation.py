@@ -244,7 +244,7 @@ def serve_exchange(parties: list[str], pipe: Connection) -> None:
     )
     pipe.send((port, ca, clients))
     while pipe.recv() != "stop":
-        pipe.send(time.process_time())
+        pipe.send((time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     server.stop(0).wait()
     service.stop()
 
@@ -362,6 +362,7 @@ class Federation:
         peaks: peak resident bytes after each phase, per party.
         marks: per party, what it reported.
         exchange_cpu_seconds: of the coordinator's process, over the train phase.
+        exchange_peak: resident bytes of that process, at most.
     """
 
     def __init__(self, work: Work) -> None:
@@ -371,6 +372,7 @@ class Federation:
         self.marks: dict[str, list[Mark]] = {}
         self.results: dict[str, Any] = {}
         self.exchange_cpu_seconds = 0.0
+        self.exchange_peak = 0
         self._stack = ExitStack()
         self._pipes: dict[str, Connection] = {}
 
@@ -439,8 +441,9 @@ class Federation:
         return self
 
     def _exchange_cpu(self) -> float:
-        self._exchange.send("cpu")
-        return float(self._exchange.recv())
+        self._exchange.send("usage")
+        seconds, self.exchange_peak = self._exchange.recv()
+        return float(seconds)
 
     def _collect(self) -> None:
         for party, pipe in self._pipes.items():

@@ -178,7 +178,7 @@ def data_error(simulation: Simulation, party: str) -> DataError:
     assert isinstance(error, DataError)
     assert replies[party]["code"] == "DataError"
     place = f" (field {error.field})" if error.field else ""
-    assert reasons[party] == f"{party}: its data does not pass its own checks{place}; see its log"
+    assert reasons[party] == f"its data does not pass its own checks{place}; see its log"
     told = [reason for name, reason in reasons.items() if name != party]
     assert all(reasons[party] in reason for reason in told)
     return error

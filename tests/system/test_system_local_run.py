@@ -169,25 +169,52 @@ def test_bad_rows_are_named_before_anything_starts(tmp_path, spoil, said):
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    write(tmp_path)
+    done = run(experiment(tmp_path), "/proc/out")
+    assert done.returncode == 8
+    assert done.stderr.startswith("fedshare-local: /proc/out: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_unknown_field_is_a_matter_of_configuration(tmp_path):
     write(tmp_path)
     done = run(experiment(tmp_path, colour="red"), tmp_path / "out")
     assert (done.returncode, "colour" in done.stderr) == (2, True)
 
 
-def test_a_killed_node_ends_the_run_and_nothing_is_left_running(tmp_path):
-    write(tmp_path)
-    path = experiment(tmp_path, model={"max_iterations": 200, "tolerance": 1e-12})
+def begin(folder):
+    """Start a long run; return its process and all it has started once the parties are in the phase align."""
+    write(folder)
+    path = experiment(folder, model={"max_iterations": 200, "tolerance": 1e-12})
     process = subprocess.Popen(
-        [*COMMAND, "run", str(path), "--out", str(tmp_path / "out")],
+        [*COMMAND, "run", str(path), "--out", str(folder / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    log = tmp_path / "out" / "logs" / "train.log"
+    log = folder / "out" / "logs" / "train.log"
     deadline = time.monotonic() + 120
     while not (log.exists() and "phase align" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def still_running(processes):
+    return [each for each in processes if each.is_running() and each.status() != "zombie"]
+
+
+def test_ctrl_c_ends_everything_that_was_started(tmp_path):
+    process, children = begin(tmp_path)
+    assert len(children) > 8  # a SuperLink, and a SuperNode for each of three nodes, among others
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "fedshare-local: interrupted; every process was ended\n"
+    assert not still_running(children)
+
+
+def test_a_killed_node_ends_the_run_and_nothing_is_left_running(tmp_path):
+    process, children = begin(tmp_path)
     (node,) = [
         child for child in children
         if child.ppid() == process.pid and str(Path("tax") / "node.yaml") in " ".join(child.cmdline())
@@ -196,4 +223,4 @@ def test_a_killed_node_ends_the_run_and_nothing_is_left_running(tmp_path):
     _, errors = process.communicate(timeout=150)
     assert process.returncode == 7, errors
     assert "tax" in errors.strip().splitlines()[-1]
-    assert not [child for child in children if child.is_running() and child.status() != "zombie"]
+    assert not still_running(children)

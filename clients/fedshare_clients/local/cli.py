@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedshare.errors import FedshareError
+from fedshare.errors import FedshareError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"fedshare-local: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if arguments.debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"fedshare-local: {place}{error.strerror}; free some space or correct the permissions",
+            file=sys.stderr,
+        )
+        return StorageError.exit_code
     except KeyboardInterrupt:
         print("fedshare-local: interrupted; every process was ended", file=sys.stderr)
         return _INTERRUPTED

@@ -29,6 +29,7 @@ from fedshare.errors import RefusedError, UnavailableError
 
 from ._flwr_runtime import Runtime, error_reply, require_supported_flwr
 from .app import RunConfig, handle
+from .reach import Watch, await_coordinator
 from .supernode import SuperNode
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ def run_node(
         ready: called once when tasks can be taken.
 
     Raises:
-        UnavailableError: the SuperNode ended: the coordinator cannot be reached or does not know this node.
+        UnavailableError: the coordinator cannot be reached, or the SuperNode ended because it does not know this node.
     """
     require_supported_flwr()
+    await_coordinator(settings.fleet_address, settings.connect_timeout_seconds, stopping)
+    watch = Watch(settings.fleet_address)
     with SuperNode(settings) as supernode:
         runtime = Runtime(supernode.runtime_address, supernode.secret)
         try:
@@ -84,6 +87,7 @@ def run_node(
             ready(supernode)
             while not stopping.is_set():
                 if not _serve_one(runtime, supernode, service):
+                    watch.look()
                     stopping.wait(_POLL_SECONDS)
         finally:
             runtime.close()

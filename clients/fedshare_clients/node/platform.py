@@ -184,20 +184,23 @@ class NodePlatform:
         self._save(run_id, result["contract_digest"], "completed", "evaluate", "model complete")
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
-        """Store ``failure.json`` in the run's folder; a disk that refuses is logged, the cause is not lost for it."""
+        """Store ``failure.json`` in the run's folder and the run's end; a disk that refuses one of them is logged."""
         account = {
             "phase": phase,
             "error": type(error).__name__,
             "exit_code": error.exit_code,
             "message": str(error),
         }
-        try:
-            self._state.write_run_json(run_id, "failure.json", account)
-            self._trail.note("failed", run_id, phase=phase[:64], message=str(error)[:2000])
-            self._trail.commit_head(run_id, self.randomness)
-            self._save(run_id, "", "failed", phase, str(error))
-        except FedshareError as storage:
-            _log.error("run %d: the cause could not be stored: %s", run_id, storage)
+        for store in (
+            lambda: self._save(run_id, "", "failed", phase, str(error)),
+            lambda: self._trail.note("failed", run_id, phase=phase[:64], message=str(error)[:2000]),
+            lambda: self._trail.commit_head(run_id, self.randomness),
+            lambda: self._state.write_run_json(run_id, "failure.json", account),
+        ):
+            try:
+                store()
+            except FedshareError as storage:
+                _log.error("run %d: the cause could not be stored: %s", run_id, storage)
 
     def log(self, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401 - the statement checks them
         """Sign a statement of this party and log it."""
@@ -224,6 +227,7 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
         ca_certificate=config.coordinator.ca_certificate,
         private_key=state.flower_key_path,
         folder=state.flower_folder,
+        connect_timeout_seconds=config.limits.connect_timeout_seconds,
     )
 
     def ready(_: SuperNode) -> None:

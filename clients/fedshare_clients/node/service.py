@@ -165,14 +165,14 @@ class NodeService:
         except FedshareError as error:
             self._fail(run_id, phase, error, str(content.get("contract_digest", "")))
             status = "refused" if isinstance(error, RefusedError) else "failed"
-            return {"status": status, **_public_cause(error, self._platform.party)}
+            return {"status": status, **_public_cause(error)}
         except Exception:  # noqa: BLE001 - a defect must end the run at every party, not only here
             _log.exception("run %d: phase %s failed unexpectedly", run_id, phase)
             unexpected = FedshareError(
                 f"phase {phase} failed unexpectedly; the log of {self._platform.party} says why"
             )
             self._fail(run_id, phase, unexpected, str(content.get("contract_digest", "")))
-            return {"status": "failed", **_public_cause(unexpected, self._platform.party)}
+            return {"status": "failed", **_public_cause(unexpected)}
         run = self._runs.get(run_id)
         if run is not None:
             run.seconds[phase] = time.monotonic() - started
@@ -385,7 +385,7 @@ class NodeService:
     def _fail(self, run_id: int, phase: str, error: FedshareError, digest: str) -> None:
         _log.error("run %d: phase %s ended: %s", run_id, phase, error)
         self._platform.save_failure(run_id, phase, error)
-        cause = _public_cause(error, self._platform.party)
+        cause = _public_cause(error)
         if isinstance(error, RefusedError):
             # A refusal stands, logged or not.
             with suppress(FedshareError):
@@ -437,15 +437,18 @@ class NodeService:
                 self._log_envelopes(run_id, run, "serve", run.serving)
 
 
-def _public_cause(error: FedshareError, party: str) -> dict[str, str]:
-    """Return what the coordinator may know of ``error``: its kind and, for data, the column's name only."""
+def _public_cause(error: FedshareError) -> dict[str, str]:
+    """Return what the coordinator may know of ``error``: its kind and, for data, the column's name only.
+
+    The coordinator puts this party's name before it.
+    """
     if isinstance(error, RefusedError):
-        return {"code": error.code, "reason": str(error)}
+        return {"code": error.code, "reason": error.reason}
     code = type(error).__name__
     if isinstance(error, DataError):
         place = f" (field {error.field})" if error.field else ""
-        return {"code": code, "reason": f"{party}: its data does not pass its own checks{place}; see its log"}
+        return {"code": code, "reason": f"its data does not pass its own checks{place}; see its log"}
     if isinstance(error, StorageError | ConfigError):
         # Prevent paths and settings of this party's machines from reaching the coordinator.
-        return {"code": code, "reason": f"{party}: its storage or its configuration failed; see its log"}
+        return {"code": code, "reason": "its storage or its configuration failed; see its log"}
     return {"code": code, "reason": str(error)}

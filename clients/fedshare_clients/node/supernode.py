@@ -43,6 +43,7 @@ class SuperNodeSettings:
         ca_certificate: PEM file with which the coordinator's certificate is verified.
         private_key: the node's Flower key, ECDSA on a NIST curve, OpenSSH form without passphrase.
         folder: where Flower keeps its files, and the log; created with mode 0700.
+        connect_timeout_seconds: how long the coordinator may be out of reach when the node starts.
         runtime_port: on loopback; 0 takes a free one.
     """
 
@@ -50,6 +51,7 @@ class SuperNodeSettings:
     ca_certificate: Path
     private_key: Path
     folder: Path
+    connect_timeout_seconds: float = 60.0
     runtime_port: int = 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -279,3 +281,17 @@ def test_a_report_on_an_unknown_run_says_where_to_look(enrolled):
     code, _, err = enrolled("report", "77")
     assert code == 2
     assert "run 77 left no result here; 'fedshare-node status' lists the runs" in err
+
+
+def test_a_node_whose_coordinator_is_down_tries_again_and_then_says_so(enrolled, tmp_path):
+    command = "import sys; from fedshare_clients.node.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "--config", str(tmp_path / "node.yaml"), "run"],
+        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 6
+    *said, last = done.stderr.strip().splitlines()
+    assert (
+        sum("127.0.0.1:2 cannot be reached (Connection refused); trying again" in line for line in said) >= 2
+    )
+    assert last.startswith("fedshare-node: the coordinator at 127.0.0.1:2 could not be reached for 1 seconds")
