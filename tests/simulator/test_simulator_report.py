@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from simulation import Simulation, small_economy
+from simulation import Simulation, small_economy, split_banks
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from fedshare.errors import ConfigError, ProtocolError
@@ -210,3 +210,30 @@ def test_a_bank_without_columns_of_its_own_has_a_report_too(tmp_path):
     html5lib.HTMLParser(strict=True).parse(
         write_report(document, tmp_path / "report").read_text(encoding="utf-8")
     )
+
+
+def report_of(simulation, bank, folder):
+    platform, path = simulation.platforms[bank], folder / f"{bank}.parquet"
+    pq.write_table(pa.table(dict(platform.customers)), path)
+    return build_document(json.loads(json.dumps(platform.result)), path, simulation.contract, pricing=PRICING)
+
+
+def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_ones(tmp_path):
+    simulation = Simulation(
+        split_banks(small_economy(), (0.5, 0.3, 0.2)), minimum_cohort=15, receive_timeout_seconds=60.0
+    )
+    assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
+    banks = [bank.id for bank in simulation.contract.banks()]
+    first, *others = [report_of(simulation, bank, tmp_path) for bank in banks]
+    assert first["all_banks"]["banks"] == 3
+    assert all(each["all_banks"] == first["all_banks"] for each in others)
+    pooled = [held_out(tmp_path / f"{bank}.parquet") for bank in banks]
+    labels, scores = (np.concatenate([rows[name] for rows in pooled]) for name in ("label", "score"))
+    area = first["all_banks"]["models"]["federated"]["auc"]
+    assert area["low"] <= roc_auc_score(labels, scores) <= area["high"]
+    (band, _) = first["all_banks"]["triangle"]["bands"]
+    within = PRICING.terms().break_even_rate(1 / (1 + np.exp(-scores))) <= band["cap"]
+    assert 0.8 * within.sum() <= band["within_cap"]["federated"]["enterprises"] <= within.sum()
+    page = write_report(first, tmp_path / "report").read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert "All 3 banks together" in page

@@ -8,6 +8,7 @@ banks, if there are any, it learns sums over all banks.
 from __future__ import annotations
 
 import hmac
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -195,8 +196,9 @@ class LabelHolder:
             total = self._sums.total(channel, f"outcomes per score, {name}", sums.ravel(), WEIGHT_BITS)
             histogram = ScoreHistogram.from_sums(groups, counts, total.reshape(sums.shape))
             measured[name] = {
-                metric: {"value": found.value, "low": found.low, "high": found.high}
-                for metric, found in (("auc", histogram.auc()), ("ks", histogram.ks()))
+                "auc": asdict(histogram.auc()),
+                "ks": asdict(histogram.ks()),
+                "histogram": histogram.to_json(),
             }
         self._everyone = {"banks": len(self._banks), "holdout": int(counts.sum()), **measured}
 

@@ -184,7 +184,9 @@ def _all_banks(
     """Return the figures over all banks, from the sums that the run kept, if the contract had them made."""
     if sums is None:
         return None
-    histograms = {name: ScoreHistogram.from_json(each) for name, each in sums["histograms"].items()}
+    histograms = {
+        name: ScoreHistogram.from_json(sums[name]["histogram"]) for name in ("federated", "bank_only")
+    }
     ladders = {name: Ladder.of_histogram(each) for name, each in histograms.items()}
     return {
         "banks": sums["banks"],
