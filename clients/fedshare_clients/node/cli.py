@@ -118,8 +118,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a Parquet file with identifier and score (log-odds of default) of the same customers, to compare with",
     )
+    _score_commands(commands)
     _command(commands, "status", "what this node is, has decided and has run; asks nobody", _status)
     return parser
+
+
+def _score_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    score = _command(commands, "score", "score the applicants in a file by the running node", _score)
+    score.add_argument("--contract", default="", metavar="NAME", help="needed if the node serves several")
+    score.add_argument(
+        "--in", dest="source", required=True, type=Path, metavar="FILE", help="applicants, .csv or .parquet"
+    )
+    score.add_argument("--out", required=True, type=Path, metavar="FILE", help="answers, .csv or .parquet")
+    score.add_argument(
+        "--identifier", metavar="COLUMN", help="names the enterprise (default: data.identifier of node.yaml)"
+    )
+    client = _command(
+        commands,
+        "score-client",
+        "a certificate with which a system of the bank asks for scores",
+        _score_client,
+    )
+    client.add_argument("name", metavar="NAME", help="of the system")
+    client.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for its files")
+    receipts = _command(commands, "receipts", "check that this node gave the answers in a file", _receipts)
+    receipts.add_argument("file", type=Path, metavar="FILE", help="answers, .parquet")
 
 
 def _contract_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is private
@@ -326,6 +349,30 @@ def _report(options: argparse.Namespace) -> int:
     auc = {name: each["auc"]["auc"] for name, each in document["models"].items()}
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in auc.items())
     _print(options, {"page": str(page), "auc": auc}, f"AUC {figures}\nread {page}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from .cli_scores import score  # noqa: PLC0415 - brings gRPC
+
+    config, state = _opened(options)
+    _print(options, *score(config, state, options.contract, options.source, options.out, options.identifier))
+    return 0
+
+
+def _score_client(options: argparse.Namespace) -> int:
+    from .cli_scores import issue_client_files  # noqa: PLC0415 - as above
+
+    config, state = _opened(options)
+    _print(options, *issue_client_files(config, state, options.name, options.out))
+    return 0
+
+
+def _receipts(options: argparse.Namespace) -> int:
+    from .cli_scores import receipts  # noqa: PLC0415 - as above
+
+    _, state = _opened(options)
+    _print(options, *receipts(state, options.file))
     return 0
 
 

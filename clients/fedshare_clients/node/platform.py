@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from .exchange import ExchangeClient
 from .executor import run_node as take_tasks
 from .gate import PhaseGate
 from .privacy import PrivacyAccount
+from .score_service import ScoreServer
+from .score_tls import open_authority, server_identity
 from .service import NodeService
 from .serving import ScoringSettings
 from .state import RunRecord, write_private
@@ -246,5 +248,12 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
         ) as trail,
         Witness(state.witness_folder, state.witness_signer(config.party), [log_key], time.time) as witness,
         WitnessLink(address, tls, witness),
+        ExitStack() as stack,
     ):
-        take_tasks(settings, NodeService(NodePlatform(config, state, trail)), stopping, ready)
+        platform = NodePlatform(config, state, trail)
+        if config.scoring is not None:
+            authority = open_authority(state.folder, platform.now(), create=True)
+            own = server_identity(authority, config.scoring.names, platform.now())
+            stack.enter_context(ScoreServer(platform.scoring.desk, config.scoring.listen, own))
+            _log.info("%s answers its own systems at %s", config.party, config.scoring.listen)
+        take_tasks(settings, NodeService(platform), stopping, ready)

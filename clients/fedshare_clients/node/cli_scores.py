@@ -1,0 +1,97 @@
+"""What the commands about scores do; ``cli`` parses and prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from fedshare.errors import ConfigError, StorageError, UnavailableError
+
+from .score_files import check_receipts, read_applicants, score_applicants, write_answers
+from .score_tls import client_identity, open_authority
+from .state import write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .config import NodeConfig, ScoringConfig
+    from .state import NodeState
+
+__all__ = ["issue_client_files", "receipts", "score"]
+
+_OWN_LIFETIME: Final = timedelta(hours=12)
+_NOBODY: Final = frozenset({"no_serving_run", "holder_offline"})
+
+
+def score(
+    config: NodeConfig, state: NodeState, contract: str, source: Path, out: Path, identifier: str | None
+) -> tuple[dict[str, Any], str]:
+    """Score the applicants of a file by the running node and write the answers to another; return what to print.
+
+    Raises:
+        FedshareError: as ``read_applicants``, ``score_applicants`` and ``write_answers``; ``UnavailableError`` if nobody was
+            scored because there is no serving run or no holder answers. Nothing is written then.
+    """
+    settings = _settings(config)
+    questions = read_applicants(source, config, identifier or config.data.identifier)
+    now = datetime.now(UTC)
+    authority = open_authority(state.folder, now, create=False)
+    tls = client_identity(authority, "fedshare-node", now, _OWN_LIFETIME)
+    answers = score_applicants(settings.listen, tls, contract, questions)
+    reasons = Counter(answer.reason for answer in answers)
+    if answers and reasons.keys() <= _NOBODY and all(answer.status == "withheld" for answer in answers):
+        raise UnavailableError(
+            f"nobody was scored ({', '.join(sorted(reasons))}): the coordinator's operator has to start a serving run, or "
+            "a holder its node; nothing was written"
+        )
+    write_answers(out, answers)
+    statuses = Counter(answer.status for answer in answers)
+    because = {reason: count for reason, count in sorted(reasons.items()) if reason}
+    document = {"out": str(out), "answers": len(answers), "status": dict(statuses), "reasons": because}
+    said = ", ".join(f"{reason}: {count:,}" for reason, count in because.items())
+    text = (
+        f"{len(answers):,} applicants: {statuses['scored']:,} scored, {statuses['fallback']:,} by the bank's own model "
+        f"alone, {statuses['withheld']:,} withheld{f' ({said})' if said else ''}; in {out}"
+    )
+    return document, text
+
+
+def issue_client_files(
+    config: NodeConfig, state: NodeState, name: str, out: Path
+) -> tuple[dict[str, Any], str]:
+    """Write what one of the bank's systems needs to ask the running node; return what to print.
+
+    Raises:
+        ConfigError: the node has no score service.
+        StorageError: the folder exists, or the disk refused.
+    """
+    settings = _settings(config)
+    now = datetime.now(UTC)
+    tls = client_identity(open_authority(state.folder, now, create=True), name, now)
+    try:
+        out.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"{out}: cannot be made ({error.strerror}); name a folder that does not exist"
+        ) from error
+    for file, content in (
+        ("ca.pem", tls.ca_pem),
+        ("certificate.pem", tls.certificate_pem),
+        ("key.pem", tls.key_pem),
+    ):
+        write_private(out / file, content)
+    text = f"{name} may ask {settings.listen} for scores with the files in {out} (mutual TLS, 398 days)"
+    return {"name": name, "address": settings.listen, "out": str(out)}, text
+
+
+def receipts(state: NodeState, path: Path) -> tuple[dict[str, Any], str]:
+    """Check the receipts in a file of answers; return what to print. Raises as ``check_receipts``."""
+    count = check_receipts(path, state.identity().public_bytes())
+    return {"file": str(path), "answers": count}, f"{path}: this node gave all {count:,} answers"
+
+
+def _settings(config: NodeConfig) -> ScoringConfig:
+    if config.scoring is None:
+        raise ConfigError("this node has no score service: a label_holder sets `scoring` in node.yaml")
+    return config.scoring
