@@ -125,6 +125,7 @@ class Notary:
         """Return where in the log the entries of these numbers are, once they are there.
 
         Raises:
+            StorageError: the log is not kept any more; they are stored and will get there after a restart.
             UnavailableError: it takes longer than ``seconds``; they are stored and will get there.
         """
 
@@ -177,6 +178,7 @@ class Notary:
         with self._changed:
             self._changed.notify_all()  # the thread need not wait to find what has just been stored
             while True:
+                self.verify_alive()
                 found = look()
                 if found is not None:
                     return found
@@ -195,7 +197,9 @@ class Notary:
             except FedshareError as error:
                 _log.exception("the audit log could not be written")
                 if not self._log.is_open:
-                    self._failure = error
+                    with self._changed:
+                        self._failure = error
+                        self._changed.notify_all()
                     return
             with self._changed:
                 self._changed.notify_all()

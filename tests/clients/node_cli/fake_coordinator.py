@@ -24,7 +24,8 @@ from fedshare.identity.certificates import (
     to_pem,
 )
 from fedshare.identity.keys import IdentityKey, encode_public_key
-from fedshare.wire.v1 import contracts_pb2, enrolment_pb2
+from fedshare.wire.v1 import audit_pb2, contracts_pb2, enrolment_pb2
+from fedshare.wire.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
 from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceServicer, add_ContractServiceServicer_to_server
 from fedshare.wire.v1.enrolment_pb2_grpc import (
     EnrolmentServiceServicer,
@@ -34,7 +35,7 @@ from fedshare.wire.v1.enrolment_pb2_grpc import (
 DAY = timedelta(days=1)
 
 
-class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
+class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer, AuditServiceServicer):
     def __init__(self):
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.authority = create_authority(
@@ -46,6 +47,7 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         add_EnrolmentServiceServicer_to_server(self, self._server)
         add_ContractServiceServicer_to_server(self, self._server)
+        add_AuditServiceServicer_to_server(self, self._server)
         credentials = grpc.ssl_server_credentials([(key_to_pem(key), to_pem(certificate))], self.ca, True)
         self.address = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', credentials)}"
         self.enrolled = {}
@@ -166,3 +168,7 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer):
         self.decisions[request.digest] = request.envelope
         self.submitted.append(Entry.parse(request.audit_entry).statement)
         return contracts_pb2.SubmitDecisionResponse(status=contracts_pb2.CONTRACT_STATUS_PROPOSED)
+
+    def SubmitEntries(self, request, context):  # noqa: N802
+        self.submitted += [Entry.parse(entry).statement for entry in request.entries]
+        return audit_pb2.SubmitEntriesResponse(indices=range(len(request.entries)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from fake_coordinator import FakeCoordinator
 
+from fedshare.audit.policy import Policy
 from fedshare.contract.signing import verify_decision
+from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare_clients.node.cli import main
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.state import NodeState
@@ -295,3 +298,51 @@ def test_a_node_whose_coordinator_is_down_tries_again_and_then_says_so(enrolled,
         sum("127.0.0.1:2 cannot be reached (Connection refused); trying again" in line for line in said) >= 2
     )
     assert last.startswith("fedshare-node: the coordinator at 127.0.0.1:2 could not be reached for 1 seconds")
+
+
+def test_enrolment_keeps_the_keys_of_the_log_and_announces_the_witness(enrolled, coordinator, tmp_path):
+    state = NodeState(load_config(tmp_path / "node.yaml").state)
+    assert state.log_trust().coordinator_key == encode_public_key(coordinator.log_key.public_bytes())
+    assert coordinator.witnesses["bank-a"] == state.witness_signer("bank-a").key.vkey
+
+
+def test_an_approval_is_an_entry_of_the_log_too(enrolled, coordinator):
+    contract = coordinator.draft("pilot", COLUMNS)
+    assert enrolled("contract", "approve", "pilot", "--yes")[0] == 0
+    (said,) = coordinator.submitted
+    assert (said.kind, said.issuer, said.contract_digest) == ("approval", "bank-a", contract.digest())
+
+
+def test_a_contract_with_another_log_is_refused(enrolled, coordinator):
+    coordinator.log_key = IdentityKey.generate(os.urandom)
+    coordinator.draft("pilot", COLUMNS)
+    code, _, err = enrolled("contract", "approve", "pilot", "--yes")
+    assert code == 4
+    assert "[log_differs]" in err
+
+
+def test_revoking_is_signed_once_and_the_node_remembers_it(enrolled, coordinator, tmp_path):
+    contract = coordinator.draft("pilot", COLUMNS)
+    assert enrolled("contract", "revoke", "pilot", "--yes")[0] == 2  # nothing is approved yet
+    enrolled("contract", "approve", "pilot", "--yes")
+    assert enrolled("contract", "revoke", "pilot")[0] == 2  # asks, and nobody is there
+    for _ in range(2):
+        code, out, err = enrolled("contract", "revoke", "pilot", "--yes", "--reason", "merger")
+        assert code == 0, err
+        assert "has taken back its approval of contract pilot" in out
+    _, first, second = coordinator.submitted
+    assert first == second
+    assert (first.kind, first.reason) == ("revocation", "merger")
+    state = NodeState(load_config(tmp_path / "node.yaml").state)
+    assert state.revocation(contract.digest()) is not None
+
+
+def test_contract_policy_prints_what_the_auditors_command_reads(enrolled, coordinator, tmp_path):
+    contract = coordinator.draft("pilot", COLUMNS)
+    assert enrolled("contract", "policy", "pilot")[0] == 2  # only of what this party has approved
+    enrolled("contract", "approve", "pilot", "--yes")
+    code, out, _ = enrolled("contract", "policy", "pilot")
+    assert code == 0
+    policy = Policy.parse(out.encode())
+    assert [log.key.vkey for log in policy.logs] == [contract.log.key]
+    assert set(policy.witnesses) == {"bank-a", "tax"}

@@ -13,7 +13,7 @@ import pytest
 from fedshare.contract.model import parse_contract
 from fedshare.identity.keys import IdentityKey, encode_public_key, fingerprint
 from fedshare.privacy.leaks import LEDGER, MAX_POINTS, bins_at_most, columns_at_most, summarise, sums_at_most
-from fedshare.wire.v1 import envelope_pb2, exchange_pb2, payload_pb2
+from fedshare.wire.v1 import audit_pb2, envelope_pb2, exchange_pb2, payload_pb2
 from fedshare_server.phases import PHASES, SERVING_PHASES, Reply
 
 VECTOR = json.loads(
@@ -58,6 +58,15 @@ def test_every_request_of_the_exchange_is_in_the_ledger():
     frames = {field.message_type.name for field in exchange_pb2.ConnectRequest.DESCRIPTOR.fields}
     # Close has no fields, and an Envelope has an entry of its own.
     assert requests - {"ConnectRequest"} | frames - {"Close", "Envelope"} == set(OPEN_MESSAGES)
+
+
+def test_every_message_to_the_audit_log_is_in_the_ledger():
+    messages = audit_pb2.DESCRIPTOR.message_types_by_name
+    sent = [name for name in messages if name.endswith("Request") or name == "WitnessAnswer"]
+    assert sorted(sent) == ["GetOpeningRequest", "SubmitEntriesRequest", "WitnessAnswer"]
+    for name in sent:
+        assert entry(name).fields == fields(messages[name])
+        assert not entry(name).sealed
 
 
 def test_the_envelope_and_the_reply_of_a_node_are_in_the_ledger():
