@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if arguments.debug:
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        place = error.filename or arguments.out
         print(
-            f"fedshare-local: {place}{error.strerror}; free some space or correct the permissions",
+            f"fedshare-local: {place}: {error.strerror}; free some space or correct the permissions",
             file=sys.stderr,
         )
         return StorageError.exit_code
