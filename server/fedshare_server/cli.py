@@ -33,6 +33,10 @@ In this order:
   train              train what every party has approved
   serve              let the parties use the model, where the contract says how
 """
+_EPILOG = """\
+exit codes: 0 done, 2 fix a setting or the command line, 4 refused by a party, 6 something cannot be
+reached (try again), 7 the run failed, 8 the disk or the database refused, 1 anything else
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     root = argparse.ArgumentParser(
-        prog="fedshare-server", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedshare-server",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--debug", action="store_true", help="show where in the code an error arose")
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
@@ -80,21 +87,30 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    state: argparse.ArgumentParser,
+    words: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, parents=[state], help=words, description=f"{words[0].upper()}{words[1:]}.")
+
+
 def _add_setup(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], state: argparse.ArgumentParser
 ) -> None:
-    init = verbs.add_parser("init", parents=[state], help="create the coordinator's state")
+    init = _verb(verbs, "init", state, "create the coordinator's state")
     init.add_argument("--name", metavar="HOST", help="the host name or address that institutions connect to")
     init.add_argument("--config", type=Path, metavar="FILE", help="settings to start from, as server.yaml")
     init.add_argument("--ca-cert", type=Path, metavar="FILE", help="take this certificate authority (PEM)")
     init.add_argument("--ca-key", type=Path, metavar="FILE", help="and its key (PEM, unencrypted)")
     init.set_defaults(command=commands.init)
 
-    run = verbs.add_parser("run", parents=[state], help="serve, in the foreground, until SIGTERM or ctrl-C")
+    run = _verb(verbs, "run", state, "serve, in the foreground, until SIGTERM or ctrl-C")
     run.add_argument("--ready-file", type=Path, metavar="FILE", help="write the gRPC address here when ready")
     run.set_defaults(command=commands_run.run)
 
-    enrol = verbs.add_parser("enrol", parents=[state], help="write a one-time invitation for an institution")
+    enrol = _verb(verbs, "enrol", state, "write a one-time invitation for an institution")
     enrol.add_argument("party", metavar="PARTY", help="its id in contracts: a-z, 0-9 and hyphens")
     enrol.add_argument("--role", required=True, choices=["feature_holder", "label_holder"])
     enrol.add_argument(
@@ -103,7 +119,7 @@ def _add_setup(
     enrol.add_argument("--replace", action="store_true", help="it is enrolled and has to bring new keys")
     enrol.set_defaults(command=commands.enrol)
 
-    parties = verbs.add_parser("parties", parents=[state], help="list institutions and open invitations")
+    parties = _verb(verbs, "parties", state, "list institutions and open invitations")
     parties.set_defaults(command=commands.parties)
 
 
@@ -113,40 +129,40 @@ def _add_contract(
     contract = verbs.add_parser("contract", help="draft and look at contracts")
     actions = contract.add_subparsers(metavar="ACTION", required=True)
 
-    draft = actions.add_parser("draft", parents=[state], help="propose a contract to its parties")
+    draft = _verb(actions, "draft", state, "propose a contract to its parties")
     draft.add_argument("file", type=Path, metavar="FILE", help="the contract as YAML, without keys")
     draft.set_defaults(command=commands_contract.draft)
 
-    show = actions.add_parser("show", parents=[state], help="print a contract and what each role learns")
+    show = _verb(actions, "show", state, "print a contract and what each role learns")
     show.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
     show.set_defaults(command=commands_contract.show)
 
-    status = actions.add_parser("status", parents=[state], help="list contracts and who has decided")
+    status = _verb(actions, "status", state, "list contracts and who has decided")
     status.set_defaults(command=commands_contract.status)
 
 
 def _add_runs(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], state: argparse.ArgumentParser
 ) -> None:
-    train = verbs.add_parser("train", parents=[state], help="train what every party has approved")
+    train = _verb(verbs, "train", state, "train what every party has approved")
     train.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
     train.add_argument("--follow", action="store_true", help="show progress and exit as the run ends")
     train.set_defaults(command=commands_run.train)
 
-    serve = verbs.add_parser("serve", parents=[state], help="let the parties use a trained model")
+    serve = _verb(verbs, "serve", state, "let the parties use a trained model")
     serve.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
     serve.add_argument(
         "--model", type=int, metavar="RUN", help="its training run (default: the newest complete one)"
     )
     serve.set_defaults(command=commands_run.serve_model)
 
-    end = verbs.add_parser("end", parents=[state], help="end a serving run")
+    end = _verb(verbs, "end", state, "end a serving run")
     end.add_argument("run", type=int, metavar="RUN", help="its number")
     end.set_defaults(command=commands_run.end)
 
-    runs = verbs.add_parser("runs", parents=[state], help="list runs, newest first")
+    runs = _verb(verbs, "runs", state, "list runs, newest first")
     runs.set_defaults(command=commands_run.runs)
 
-    logs = verbs.add_parser("logs", parents=[state], help="print what happened in a run")
+    logs = _verb(verbs, "logs", state, "print what happened in a run")
     logs.add_argument("run", type=int, metavar="RUN", help="its number")
     logs.set_defaults(command=commands_run.logs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedshare.errors import StorageError
+from fedshare_clients.node.state import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,20 +77,17 @@ def build_report(
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write ``report.json`` and ``report.html`` into ``folder``.
+    """Write ``report.html`` and ``report.json`` into ``folder``, each in full or not at all.
 
     Raises:
-        StorageError: the folder cannot be written to.
+        StorageError: the disk refused.
     """
     environment = Environment(
         loader=PackageLoader("fedshare_clients.local"), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html").render(report=report, plots=_plots(report))
-    try:
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{folder}: the report cannot be written: {error.strerror}") from error
+    write_private(folder / "report.html", page.encode())
+    write_private(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
 
 
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
