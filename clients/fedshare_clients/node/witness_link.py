@@ -60,14 +60,15 @@ class WitnessLink:
         self._thread.join()
 
     def _maintain(self) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
+        backoff, is_known = _FIRST_BACKOFF_SECONDS, False
         while not self._stopping.is_set():
             try:
                 with connect(self._address, self._tls) as channel:
                     for _ in self._answered(AuditServiceStub(channel)):
-                        backoff = _FIRST_BACKOFF_SECONDS
+                        backoff, is_known = _FIRST_BACKOFF_SECONDS, False
             except grpc.RpcError as error:
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and not is_known:
+                    is_known = True  # once per loss, not every few seconds
                     _log.warning("the coordinator asks no witness now: %s", error_of(error, self._address))
             self._stopping.wait(backoff)
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)

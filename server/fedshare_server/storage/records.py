@@ -151,7 +151,7 @@ class ProgressRecord:
         party: who reports.
         phase: of the run.
         iteration: of training, from 0.
-        seconds: since the phase began at the party.
+        seconds: since the run began at the party.
         bytes_sent: of envelopes in the run so far.
         bytes_received: likewise.
         loss: mean training loss if the contract shows it to the coordinator.

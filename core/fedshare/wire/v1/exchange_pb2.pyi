@@ -312,7 +312,7 @@ class ReportProgressRequest(message.Message):
     iteration: builtins.int
     """The iteration of training, from 0; 0 in other phases."""
     seconds: builtins.float
-    """Seconds since the phase began at the caller."""
+    """Seconds since the run began at the caller."""
     bytes_sent: builtins.int
     """Bytes of envelopes that the caller has sent in the run so far."""
     bytes_received: builtins.int
