@@ -126,11 +126,11 @@ def test_a_run_beyond_the_budget_is_refused_before_anything_is_computed():
 def test_two_runs_at_once_cannot_both_spend_what_is_left():
     simulation = private(2.0)
     bank = simulation.platforms["bank"]
-    simulation.run(until="prepare")
+    simulation.run(until="align")
     bank.budget.spendings.append(Spending("labels", "0", 4.0, 0.0))
-    replies = simulation.ask("train")
+    replies = simulation.ask("prepare")
     assert replies["bank"]["code"] == "privacy_budget_exceeded"
-    assert not any(each.phase == "train" and each.sender == "bank" for each in simulation.exchange.crossed)
+    assert not any(each.phase == "prepare" and each.sender == "bank" for each in simulation.exchange.crossed)
 
 
 def test_outcomes_that_changed_within_their_epoch_are_refused_and_a_new_epoch_pays_again():

@@ -229,6 +229,12 @@ class PrivacyConfig(_Strict):
     label_epsilon: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Most epsilon that one customer's outcomes may lose, over all epochs."""
 
+    network_epsilon: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """Most epsilon that noisy networks may take of one customer's presence, over all runs."""
+
+    network_delta: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    """The same of delta."""
+
 
 class NodeConfig(_Strict):
     """One institution's node."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedshare.credit.bins import fit_design
+from fedshare.credit.bins import Design, fit_design
 from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, merge_cells
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
@@ -30,9 +30,11 @@ from fedshare.sealed import (
     open_sum,
     scale_bits,
 )
+from fedshare.training.network.registry import verify_network
 from fedshare.training.scorecard import Customers, LabelHolderModel, Step
 from fedshare.wire.v1 import payload_pb2 as payload
 
+from .bank_network import BankNetwork, contract_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
-    from fedshare.credit.bins import Design
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
@@ -96,6 +97,9 @@ class LabelHolder:
         self._outcomes = outcomes
         self._residual_bound = label_bound(contract.label_epsilon())
         self._history: list[dict[str, float | None]] = []
+        self._network: BankNetwork | None = None
+        if contract.bank_model is not None:
+            verify_network(contract.bank_model, party)
 
     def align(self, channel: Channel) -> None:
         """Find the own customers' rows at every holder, without any holder learning who they are."""
@@ -114,7 +118,8 @@ class LabelHolder:
             found[holder] = _positions(tags, rows.tags.tobytes())
             pad_keys[holder] = rows.pad_keys
             self._universe[holder] = len(tags) // TAG_BYTES
-        aligned = np.flatnonzero(np.all([found[holder] >= 0 for holder in self._holders], axis=0))
+        known = [found[holder] >= 0 for holder in self._holders]
+        aligned = np.flatnonzero(np.all(known, axis=0)) if known else np.arange(len(identifiers))
         self._positions = {holder: found[holder][aligned] for holder in self._holders}
         self._pad_keys = {holder: pad_keys[holder][aligned] for holder in self._holders}
         self._coverage = {holder: int(np.count_nonzero(found[holder] >= 0)) for holder in self._holders}
@@ -148,14 +153,26 @@ class LabelHolder:
             if query == 0:
                 self._count(channel)
         self._bin(channel)
+        self._build_network()
         self._enter_search(channel)
-        self._report(Progress("prepare", 0, f"{queries} one-time secrets per holder"))
+        self._report(
+            Progress("prepare", 0, f"{queries} one-time secrets for each of {len(self._holders)} holder(s)")
+        )
 
     def train(self, channel: Channel) -> None:
-        """Minimise over the span of the holders' directions, one round of messages per direction, until it stops."""
+        """Train the banks' network if there is one; then minimise over the span of the holders' directions.
+
+        Each direction is one round of messages, and the network is trained on after it, until the search stops.
+        """
+        if self._network:
+            rounds = self._network.train(channel)
+            self._model.set_offsets(self._network.scores())
+            if not self._holders:
+                self._history = [{"loss": each.loss, "holdout_loss": each.holdout_loss} for each in rounds]
+                return
         iteration = 0
         while True:
-            step = self._solve(channel)
+            step = self._settle(channel)
             self._history.append({"loss": step.train_loss, "holdout_loss": step.holdout_loss})
             self._report(Progress("train", iteration, step.reason, step.train_loss, step.holdout_loss))
             message = payload.SealedProduct(coefficients=step.coefficients.tolist(), stop=step.stop)
@@ -172,14 +189,17 @@ class LabelHolder:
                 self._model.add_direction(scores, penalty)
             else:
                 self._model.add_scores(scores)
+            if self._network:
+                self._network.follow(channel, self._model.scores_without_offsets())
+                self._model.set_offsets(self._network.scores())
             iteration += 1
 
     def evaluate(self, channel: Channel) -> None:
         """Measure the model on the held-out customers of all banks, by sums over cells of scores.
 
-        With label privacy nothing is measured: outcomes of held-out customers do not leave their bank then.
+        With privacy nothing is measured: nothing of held-out customers leaves their bank then.
         """
-        if not self._sums.others or self._contract.label_epsilon() is not None:
+        if not self._sums.others or self._contract.privacy.labels or self._contract.privacy.network:
             return
         holdout = ~self._training
         labels, weights = self._aligned.label[holdout], self._aligned.weight[holdout]
@@ -223,20 +243,21 @@ class LabelHolder:
             "history": self._history,
             "federated": metrics(model.scores()),
             "bank_only": metrics(self._own_model.scores()),
-            "bins": self._design.to_dict(),
-            **self._part(model),
-            "own_model": self._part(self._own_model),
+            "bins": self._search_design.to_dict(),
+            **self._part(model, self._search_design),
+            "own_model": self._part(self._own_model, self._design),
+            **({"network": self._network.to_dict()} if self._network else {}),
             **({"all_banks": self._everyone} if self._everyone else {}),
         }
 
-    def _part(self, model: Customers) -> dict[str, Any]:
+    def _part(self, model: Customers, design: Design) -> dict[str, Any]:
         """Return what scoring needs of a model beside the bins."""
-        codes = self._design.codes[self._training]
-        counts = np.bincount(codes.ravel(), minlength=self._design.width).astype(np.float64)
+        codes = design.codes[self._training]
+        counts = np.bincount(codes.ravel(), minlength=design.width).astype(np.float64)
         return {
             "weights": model.own_weights.tolist(),
             "counts": counts.tolist(),
-            "neutral": neutral_weights(model.own_weights, counts, self._design.offsets).tolist(),
+            "neutral": neutral_weights(model.own_weights, counts, design.offsets).tolist(),
             "intercept": float(model.intercept),
         }
 
@@ -252,7 +273,9 @@ class LabelHolder:
             "label": self._aligned.label,
             "weight": self._aligned.weight,
             "score": self._model.scores(),
-            "own_part": self._model.own_weights[self._design.codes].sum(axis=1),
+            "own_part": self._network.scores()
+            if self._network
+            else self._model.own_weights[self._design.codes].sum(axis=1),
             "bank_only": self._own_model.scores(),
         }
 
@@ -260,7 +283,9 @@ class LabelHolder:
     def _own_model(self) -> LabelHolderModel:
         """Return the model that this bank could train alone, over the same bins."""
         alone = LabelHolderModel(
-            *self._sample(self._aligned.label), self._contract.model, cone=self._contract.is_monotone()
+            *self._sample(self._aligned.label, self._design),
+            self._contract.model,
+            cone=self._contract.is_monotone(),
         )
         alone.solve()
         return alone
@@ -276,7 +301,7 @@ class LabelHolder:
         classes = np.unique(self._labels[self._training])
         if np.count_nonzero(self._training) < needed or np.count_nonzero(~self._training) < needed:
             raise DataError(
-                f"{aligned} customers are known to every holder; training and held-out customers must each number "
+                f"{aligned} customers take part; training and held-out customers must each number "
                 f"at least the contract's minimum cohort of {needed}",
                 party=self._party,
             )
@@ -289,6 +314,9 @@ class LabelHolder:
         """Cut the own columns into bins: by the own customers, or by those of all banks if there are several."""
         contract = self._contract
         columns, minimum = contract.party(self._party).columns, contract.minimum_cohort
+        if bins := contract_bins(contract):
+            self._design = Design.assigned(bins, self._aligned, party=self._party)
+            return
         if not (self._sums.others and columns):
             self._design = fit_design(self._aligned, columns, minimum, party=self._party)
             return
@@ -303,12 +331,33 @@ class LabelHolder:
         )
         self._design, _ = fitted.merged(counts, minimum)
 
+    def _build_network(self) -> None:
+        """Build the banks' network, if the contract has one: it then stands for the own bins in the search."""
+        model = self._contract.bank_model
+        self._search_design = self._design
+        if model is None:
+            return
+        self._search_design = Design((), np.empty((len(self._aligned), 0), dtype=np.int32))
+        self._network = BankNetwork(
+            self._contract,
+            model,
+            self._party,
+            self._design.columns,
+            self._sums,
+            self._randomness,
+            self._report,
+        )
+        self._network.prepare(self._aligned, self._labels, self._training)
+
     def _enter_search(self, channel: Channel) -> None:
         """Prepare the search, as the only bank, the leading one or one that follows."""
-        contract, sample = self._contract, self._sample(self._labels)
+        contract, sample = self._contract, self._sample(self._labels, self._search_design)
         cone, personal = contract.is_monotone(), contract.between_banks.personal_intercepts
         self._others: OtherBanks | None = None
         self._model: Customers
+        if not self._holders:
+            self._model = Customers(*sample)  # stands at zero: the network alone is the model
+            return
         if not self._sums.others:
             self._model = LabelHolderModel(*sample, contract.model, cone=cone)
             return
@@ -323,6 +372,16 @@ class LabelHolder:
             self._model = customers
             self._follower = Follower(self._sums, customers, contract.model.max_iterations, cone=cone)
 
+    def _settle(self, channel: Channel) -> Step:
+        """Return the outcome of an iteration, with the network of the best one if training goes back to that."""
+        step = self._solve(channel)
+        if self._network:
+            self._network.remember(step.holdout_loss)
+            if step.reason == "held-out loss":
+                self._network.restore()
+                self._model.set_offsets(self._network.scores())
+        return step
+
     def _solve(self, channel: Channel) -> Step:
         """Let this bank's model stand at the minimum over all directions so far."""
         if not isinstance(self._model, LabelHolderModel):
@@ -335,9 +394,9 @@ class LabelHolder:
         return step
 
     def _sample(
-        self, labels: NDArray[np.float64]
+        self, labels: NDArray[np.float64], design: Design
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], Design, NDArray[np.bool_]]:
-        return labels, self._aligned.weight, self._design, self._training
+        return labels, self._aligned.weight, design, self._training
 
     def _count(self, channel: Channel) -> None:
         """Let every holder count the training customers per bin."""

@@ -43,7 +43,7 @@ class PrivacyAccount:
         self._now = now
         self._limits: dict[Mechanism, Amount] = {
             "labels": Amount(config.label_epsilon, 0.0),
-            "network": Amount(0.0, 0.0),
+            "network": Amount(config.network_epsilon, config.network_delta),
         }
 
     def verify(self, contract: Contract, table: Table) -> None:

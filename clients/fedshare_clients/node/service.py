@@ -234,9 +234,9 @@ class NodeService:
         elif phase == "align":
             role.align(channel)
         elif phase == "prepare":
+            self._spend_privacy(run_id, run)
             role.prepare(channel)
         elif phase == "train":
-            self._spend_privacy(run_id, run)
             role.train(channel)
         else:
             return self._evaluate(run_id, run, role, channel)

@@ -32,6 +32,7 @@ from fedshare.identity.keys import decode_public_key
 
 from .banks import BetweenBanks, verify_banks
 from .log import LogTerms  # noqa: TC001  pydantic reads it
+from .network import NetworkModel, verify_network_terms
 from .privacy import Privacy
 from .scoring import Scoring  # noqa: TC001  pydantic reads it
 
@@ -242,6 +243,7 @@ class Contract(_Strict):
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
     between_banks: BetweenBanks = BetweenBanks()
+    bank_model: NetworkModel | None = None
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 30
     outputs: Outputs = Outputs()
@@ -279,9 +281,8 @@ class Contract(_Strict):
             values = [getattr(party, what) for party in self.parties]
             if len(set(values)) < len(values):
                 raise ValueError(f"two parties have the same {what}")
-        if not self.holders():
-            raise ValueError("a contract needs at least one feature_holder")
         verify_banks(self.banks(), self.between_banks)
+        verify_network_terms(self)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
         self._verify_reason_groups()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["NetworkModel", "Setting"]
+if TYPE_CHECKING:
+    from .model import Contract
+
+__all__ = ["NetworkModel", "Setting", "verify_network_terms"]
 
 Setting: TypeAlias = bool | int | float | str
 _KIND = r"^[a-z][a-z0-9-]{0,31}$"
@@ -57,3 +60,48 @@ class NetworkModel(BaseModel):
         if (self.algorithm == "fedprox") != (self.proximal > 0):
             raise ValueError("proximal above 0 goes with algorithm: fedprox, and only with it")
         return self
+
+
+def verify_network_terms(contract: Contract) -> None:
+    """Check that what a contract says about networks goes together.
+
+    Raises:
+        ValueError: it does not; the message says what.
+    """
+    if contract.bank_model is None:
+        if not contract.holders():
+            raise ValueError("a contract without a feature_holder needs a bank_model")
+        if contract.privacy.network:
+            raise ValueError("privacy.network needs a bank_model")
+        return
+    if not contract.holders() and len(contract.banks()) < 2:
+        raise ValueError("a bank_model without a feature_holder needs at least two label_holders")
+    columns = contract.banks()[0].columns
+    if not columns:
+        raise ValueError("a bank_model needs columns of the label_holders")
+    if any(column.monotone != "none" for column in columns):
+        raise ValueError("a bank_model cannot keep a column of the label_holders monotone")
+    if contract.scoring:
+        raise ValueError("this version serves scorecards only: leave scoring or bank_model out")
+    if contract.privacy.network:
+        _verify_private(contract, contract.bank_model)
+
+
+def _verify_private(contract: Contract, model: NetworkModel) -> None:
+    """Check that nothing leaves a bank beside noisy gradients."""
+    private = contract.privacy.network
+    unprotected = {
+        "a feature_holder": bool(contract.holders()),
+        "between_banks.personal_intercepts": contract.between_banks.personal_intercepts,
+        "outputs.coordinator_metrics": contract.outputs.coordinator_metrics,
+        "bank_model.patience": model.patience > 0,
+        "algorithm: fedprox": model.algorithm == "fedprox",
+    }
+    if found := [name for name, is_there in unprotected.items() if is_there]:
+        raise ValueError(f"privacy.network does not go with {', '.join(found)}")
+    numeric = {column.name for column in contract.banks()[0].columns if column.kind == "numeric"}
+    if private is not None and numeric != private.ranges.keys():
+        wrong = ", ".join(sorted(numeric ^ private.ranges.keys()))
+        raise ValueError(
+            f"privacy.network.ranges must name every numeric column of the label_holders: see {wrong}"
+        )

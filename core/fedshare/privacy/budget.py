@@ -69,8 +69,14 @@ class Spending:
 
 def asked_by(contract: Contract, label_epoch: str) -> list[Spending]:
     """Return what one run of ``contract`` takes from a bank whose outcomes are of ``label_epoch``."""
-    epsilon = contract.label_epsilon()
-    return [] if epsilon is None else [Spending("labels", label_epoch, epsilon, 0.0)]
+    asked = []
+    if contract.privacy.labels:
+        asked.append(Spending("labels", label_epoch, contract.privacy.labels.epsilon, 0.0))
+    if contract.privacy.network:
+        asked.append(
+            Spending("network", "", contract.privacy.network.epsilon, contract.privacy.network.delta)
+        )
+    return asked
 
 
 def spent_by(spendings: Iterable[Spending], mechanism: Mechanism) -> Amount:

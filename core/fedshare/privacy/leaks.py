@@ -19,6 +19,8 @@ from fedshare.identity.keys import fingerprint
 
 if TYPE_CHECKING:
     from fedshare.contract.model import Contract, Party
+    from fedshare.contract.network import NetworkModel
+    from fedshare.contract.privacy import NetworkPrivacy
 
 __all__ = [
     "LEDGER",
@@ -485,6 +487,8 @@ def _banks_learn(contract: Contract) -> list[str]:
     banks = contract.banks()
     if len(banks) == 1:
         return []
+    if contract.privacy.network:
+        return _private_banks_learn(contract.privacy.network, contract.max_runs)
     points = MAX_POINTS * (contract.model.max_iterations + 1)
     coarse, fine = (
         "customers of all banks in cells of its columns, each a factor of four wide",
@@ -496,6 +500,10 @@ def _banks_learn(contract: Contract) -> list[str]:
         f"the loss and the gradient over all banks, at {points:,} points at most: {banks[0].id} only, which leads",
         "per cell of scores with at least the minimum cohort of held-out customers of all banks: outcomes",
     ]
+    if contract.bank_model:
+        lines.append(_network_updates(contract, contract.bank_model))
+    if not contract.holders():
+        del lines[2]  # nobody leads a search
     if len(banks) == 2:
         lines.append(
             "by subtracting its own part, all of this of the other bank alone: accepted by accept_two"
@@ -505,8 +513,30 @@ def _banks_learn(contract: Contract) -> list[str]:
     return lines
 
 
+def _network_updates(contract: Contract, model: NetworkModel) -> str:
+    """Return what banks see of one another's training of their network."""
+    rounds = model.rounds
+    if contract.holders():
+        rounds += model.rounds_per_iteration * contract.model.max_iterations
+    return (
+        f"the network of kind {model.kind} itself, and after each of {rounds:,} rounds the mean update and loss over "
+        "all banks; a network may remember single customers, and no noise hides them here"
+    )
+
+
+def _private_banks_learn(private: NetworkPrivacy, runs: int) -> list[str]:
+    """Return what banks learn of one another from a private network."""
+    bound = f"epsilon {private.epsilon:g} and delta {private.delta:g}"
+    number = f"{runs:,} run{'s' if runs > 1 else ''}"
+    return [
+        f"the network and its noisy gradients, with {bound} for the presence of each customer in each of {number}"
+    ]
+
+
 def _bank_learns(contract: Contract) -> list[str]:
     holders, quota = contract.holders(), contract.alignment.quota
+    if not holders:
+        return [f"of the other banks: {line}" for line in _banks_learn(contract)]
     known = (
         "which of its customers are on the public roster or known to every holder"
         if contract.alignment.missing_enterprises == "impute"

@@ -108,6 +108,7 @@ class Customers:
         self._has_own_intercept = personal_intercept
         self._point = np.zeros(design.width + (0 if personal_intercept else 1))
         self._own_intercept = 0.0
+        self._offsets = np.zeros(len(self._labels))
         self._training_matrix, self._holdout_matrix = (
             OneHotMatrix(np.ascontiguousarray(design.codes[rows]), design.width)
             for rows in (self._training, ~self._training)
@@ -145,7 +146,15 @@ class Customers:
 
     def scores(self) -> NDArray[np.float64]:
         """Return the log-odds of default of every customer, held-out ones too, shape ``[c]``."""
+        return self.scores_without_offsets() + self._offsets
+
+    def scores_without_offsets(self) -> NDArray[np.float64]:
+        """Return what the search alone gives of ``scores``, shape ``[c]``."""
         return self._directions @ self.coefficients + self._matrix.times(self.own_weights) + self.intercept
+
+    def set_offsets(self, offsets: NDArray[np.float64]) -> None:
+        """Take what a network of the banks' own adds to each customer's log-odds, shape ``[c]``; it is zero before."""
+        self._offsets = offsets
 
     def residual(self) -> NDArray[np.float64]:
         """Return w(p - y) per customer, shape ``[c]``: zero if held out, else at most the weight in size.
@@ -211,7 +220,9 @@ class Customers:
         return ProfiledLoss(loss) if self._has_own_intercept else loss
 
     def _loss_of(self, rows: NDArray[np.bool_], matrix: OneHotMatrix) -> CustomerLoss:
-        return CustomerLoss(self._labels[rows], self._weights[rows], self._directions[rows], matrix)
+        return CustomerLoss(
+            self._labels[rows], self._weights[rows], self._directions[rows], matrix, self._offsets[rows]
+        )
 
     def _verify(self, point: NDArray[np.float64]) -> None:
         if point.shape != (self.point_size,) or not np.isfinite(point).all():

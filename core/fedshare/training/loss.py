@@ -1,10 +1,10 @@
 """The loss of one bank's customers, with its derivatives, over what all parties' weights are made of.
 
-    f(a, w, b) = sum_i weight_i (log(1 + exp(s_i)) - y_i s_i),   s = S a + X w + b
+    f(a, w, b) = sum_i weight_i (log(1 + exp(s_i)) - y_i s_i),   s = S a + X w + b + o
 
-with S the scores along the holders' directions, X the one-hot matrix of the banks' own columns and b the
-intercept; variables stand in the order a, w, b. Each term is additive over customers, so the loss of several
-banks is the sum of theirs.
+with S the scores along the holders' directions, X the one-hot matrix of the banks' own columns, b the intercept and o
+what a network of the banks' own adds, which is not moved here; variables stand in the order a, w, b. Each term is
+additive over customers, so the loss of several banks is the sum of theirs.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ class CustomerLoss:
         weights: shape ``[c]``.
         directions: S, shape ``[c, t]``.
         matrix: X, shape ``[c, m]``.
+        offsets: o, shape ``[c]``.
     """
 
     labels: NDArray[np.float64]
     weights: NDArray[np.float64]
     directions: NDArray[np.float64]
     matrix: OneHotMatrix
+    offsets: NDArray[np.float64]
 
     def scores(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return s, shape ``[c]``."""
         count = self.directions.shape[1]
         scores: NDArray[np.float64] = (
-            self.directions @ point[:count] + self.matrix.times(point[count:-1]) + point[-1]
+            self.directions @ point[:count] + self.matrix.times(point[count:-1]) + point[-1] + self.offsets
         )
         return scores
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedshare.audit.notes import COSIGNATURE, NoteSigner
-from fedshare.contract import enforcement, log, model, scoring
+from fedshare.contract import enforcement, log, model, network, privacy, scoring
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.drafting import complete
@@ -24,6 +24,9 @@ SAMPLE = yaml.safe_load((ROOT / "deploy/examples/contract.yaml").read_text(encod
 PAGE = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 MODELS = [
+    network.NetworkModel,
+    privacy.Privacy,
+    privacy.NetworkPrivacy,
     model.Contract,
     model.Party,
     model.Column,

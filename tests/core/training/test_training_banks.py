@@ -102,7 +102,11 @@ def some_loss(seed=0, rows=60, directions=2):
     codes = np.column_stack([rng.integers(0, 3, rows), 3 + rng.integers(0, 2, rows)]).astype(np.int32)
     labels = (rng.random(rows) < 0.3).astype(float)
     return CustomerLoss(
-        labels, rng.uniform(0.2, 1, rows), rng.normal(size=(rows, directions)), OneHotMatrix(codes, 5)
+        labels,
+        rng.uniform(0.2, 1, rows),
+        rng.normal(size=(rows, directions)),
+        OneHotMatrix(codes, 5),
+        rng.normal(size=rows),
     )
 
 

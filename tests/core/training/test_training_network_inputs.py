@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedshare.contract.model import Column
 from fedshare.credit.bins import ColumnBins
-from fedshare.errors import DataError
-from fedshare.training.network.inputs import Schema, encode
+from fedshare.errors import ConfigError, DataError
+from fedshare.training.network.inputs import Schema, encode, public_bins
 from fedshare_clients.node.data import Table
 
 EDGES = (10.0, 20.0, 40.0)
@@ -55,6 +56,23 @@ def test_one_edge_alone_still_tells_both_sides():
     single = ColumnBins("amount", "numeric", (0.0,), (), 2)
     low, high = encode([single], table([-1.0, 1.0]), party="bank").numeric[:, 0]
     assert low < 0.0 < high
+
+
+def test_public_bins_need_no_data():
+    columns = [
+        Column(name="amount", bins=4),
+        Column(name="age", bins=2),
+        Column(name="trade", kind="categorical", categories=("food", "retail")),
+    ]
+    found = public_bins(columns, {"amount": (0.0, 30.0), "age": (18.0, 80.0)})
+    assert found[0].edges == (0.0, 15.0, 30.0)
+    assert found[1].edges == (18.0, 80.0)
+    assert (found[2].categories, found[2].size) == (("food", "retail"), 3)
+
+
+def test_public_bins_without_a_range_are_refused():
+    with pytest.raises(ConfigError, match="amount has no range"):
+        public_bins([Column(name="amount")], {})
 
 
 def test_text_in_a_numeric_column_is_refused():

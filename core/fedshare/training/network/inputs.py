@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedshare.credit.column import ColumnBins
 from fedshare.credit.values import numeric_values
+from fedshare.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from fedshare.credit.bins import ColumnBins, ColumnTable
+    from fedshare.contract.model import Column
+    from fedshare.credit.bins import ColumnTable
 
-__all__ = ["Inputs", "Schema", "encode"]
+__all__ = ["Inputs", "Schema", "encode", "public_bins"]
 
 # Further out, a number says no more.
 _LIMIT = 3.0
@@ -86,6 +89,26 @@ def encode(columns: Sequence[ColumnBins], table: ColumnTable, *, party: str) -> 
         _columns(codes, len(table)).astype(np.int64),
         Schema(2 * len(numbers), tuple(each.size for each in columns if each.kind == "categorical")),
     )
+
+
+def public_bins(columns: Sequence[Column], ranges: Mapping[str, tuple[float, float]]) -> list[ColumnBins]:
+    """Return bins that follow from the contract alone: even ones over each range, and the listed categories.
+
+    Raises:
+        ConfigError: a numeric column has no range.
+    """
+    found = []
+    for column in columns:
+        if column.kind == "categorical":
+            found.append(
+                ColumnBins(column.name, "categorical", (), column.categories, len(column.categories))
+            )
+            continue
+        if column.name not in ranges:
+            raise ConfigError(f"column {column.name} has no range in the contract")
+        edges = np.linspace(*ranges[column.name], column.bins - 1) if column.bins > 2 else ranges[column.name]
+        found.append(ColumnBins(column.name, "numeric", tuple(map(float, edges)), (), len(edges) + 1))
+    return found
 
 
 def _place(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
