@@ -213,7 +213,7 @@ def test_a_bank_with_a_single_outcome_ends_the_run_with_its_name() -> None:
         "bank-b", table.identifiers, table.columns, np.zeros(len(table))
     )
     reasons = assert_ended(simulation, simulation.run())
-    assert reasons["bank-b"].startswith("bank-b: its data does not pass")
+    assert reasons["bank-b"].startswith("its data does not pass")
     assert "both outcomes" in str(simulation.platforms["bank-b"].failure)
 
 
