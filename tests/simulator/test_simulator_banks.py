@@ -256,7 +256,8 @@ def test_poison_from_training_ends_the_run_with_bank_and_step_named(
 
     def poisoned(self: Customers, point: Any) -> Evaluation:
         found = honest(self, point)
-        if self is getattr(simulation.services["bank-c"]._runs[1].role, "_model", None):
+        begun = simulation.services["bank-c"]._runs.get(1)  # gone once the run has ended there
+        if begun is not None and self is getattr(begun.role, "_model", None):
             found.gradient[0] = value
         return found
 
