@@ -104,21 +104,32 @@ def completed(tmp_path_factory, postgres_url):
         },
         "columns": ["age"],
     }  # fmt: skip
-    done = run(experiment(folder, parties=parties), folder / "out", "--check")
+    for name, condition in (("bank", ">="), ("bank-b", "<")):
+        query = f"select * from '{folder}/bank.parquet' where usage {condition} -0.4"  # noqa: S608
+        source = {"kind": "query", "query": query, "identifier": "code", "label": "bad"}
+        parties[name] = {"role": "label_holder", "source": source, "columns": ["usage"]}
+    path = experiment(folder, parties=parties, between_banks={"accept_two": True})
+    done = run(path, folder / "out", "--check")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder / "out", json.loads((folder / "out" / "report.json").read_text()), done.stdout
 
 
-def test_four_kinds_of_source_train_to_the_pooled_optimum(completed):
+def test_four_kinds_of_source_and_two_banks_train_to_the_pooled_optimum(completed):
     _, report, _ = completed
     assert report["rows"]["aligned"] == CUSTOMERS
     assert report["iterations"] == ITERATIONS
     assert abs(report["auc"]["federated"] - report["auc"]["centralised"]) <= 0.001
     assert report["auc"]["federated"] > report["auc"]["bank_only"] + 0.05
+    assert {name: bank["aligned"] > 200 for name, bank in report["banks"].items()} == {
+        "bank": True,
+        "bank-b": True,
+    }
+    measured = report["all_banks"]["federated"]["auc"]
+    assert measured["low"] <= report["auc"]["federated"] <= measured["high"]
     assert set(report["seconds"]) >= {"hello", "align", "prepare", "train", "total"}
 
 
-def test_an_iteration_moves_eight_bytes_per_row_and_direction(completed):
+def test_an_iteration_moves_eight_bytes_per_row_bank_and_direction(completed):
     _, _, printed = completed
     sent = re.findall(r"^tax  train (\d+) .* sent ([\d,]+) B  received ([\d,]+) B$", printed, re.MULTILINE)
     by_iteration = {int(number): (out, come) for number, out, come in sent}
@@ -127,8 +138,8 @@ def test_an_iteration_moves_eight_bytes_per_row_and_direction(completed):
             int(by_iteration[number][direction].replace(",", "")) for number in (1, ITERATIONS - 1)
         )
         per_iteration = (last - first) / (ITERATIONS - 2)
-        # One kilobyte of names, tags and coefficients weighs at most 5 % of the 9.6 kB of so few rows' words.
-        assert per_iteration == pytest.approx(8 * UNIVERSE, rel=0.10)
+        # One kilobyte of names, tags and coefficients per bank weighs at most 5 % of the 9.6 kB of so few rows' words.
+        assert per_iteration == pytest.approx(2 * 8 * UNIVERSE, rel=0.10)
 
 
 def test_the_report_is_one_file(completed):

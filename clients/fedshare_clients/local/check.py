@@ -1,62 +1,104 @@
-"""The check switch: the same model trained on pooled data, which no party of a federation could do.
+"""What only the local harness can measure: over all banks' customers at once, and against a model of pooled data.
 
 The local harness started every party and may read all their data; a federation's parties may not, and nothing
-here is used by them. The pooled model has the holders' own bins and the bank's own split into training and held-out
+here is used by them. The pooled model has the holders' own bins and the banks' own split into training and held-out
 customers, and is the exact optimum of the same objective, so any difference comes from the federation.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.metrics import auc, ks
-from fedshare.training.scorecard import centralised_fit
+from fedshare.training.scorecard import centralised_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from fedshare.contract.model import ScorecardModel
     from fedshare_clients.node.data.table import Table
 
-__all__ = ["centralised_metrics"]
+__all__ = ["Customers", "centralised_metrics"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Customers:
+    """The aligned customers of all banks, one bank after another, as each bank kept them.
+
+    Attributes:
+        table: columns ``identifier``, ``holdout``, ``label``, ``weight``, ``score`` and ``bank_only``.
+        bank: which bank each row is of, by position among ``banks``.
+        banks: names of the banks.
+    """
+
+    table: pa.Table
+    bank: NDArray[np.int64]
+    banks: tuple[str, ...]
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path]) -> Customers:
+        """Return the customers in each bank's ``customers.parquet``."""
+        names = ["identifier", "holdout", "label", "weight", "score", "bank_only"]
+        tables = [pq.read_table(path, columns=names) for path in files.values()]
+        bank = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
+        return cls(pa.concat_tables(tables), bank, tuple(files))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one column."""
+        return np.asarray(self.table[name].to_numpy())
+
+    def metrics(self, scores: NDArray[np.float64]) -> dict[str, float]:
+        """Return AUC and KS of ``scores`` over the held-out customers of all banks."""
+        rows = self.column("holdout")
+        sample = self.column("label")[rows], scores[rows], self.column("weight")[rows]
+        return {"auc": auc(*sample), "ks": ks(*sample)}
 
 
 def centralised_metrics(
     tables: Mapping[str, Table],
     results: Mapping[str, Mapping[str, Any]],
-    bank: str,
-    customers: Path,
+    customers: Customers,
     model: ScorecardModel,
+    *,
+    personal_intercepts: bool,
 ) -> dict[str, float]:
-    """Return AUC and KS of the pooled model on the bank's held-out customers, and how far the scores differ.
+    """Return AUC and KS of the pooled model on the held-out customers, and how far the scores differ.
 
     Args:
         tables: every party's data by party id, as its node loaded it.
         results: what every party kept of the run: its bins and weights.
-        bank: the label holder.
-        customers: its file of aligned customers with columns ``identifier``, ``holdout`` and ``score``.
+        customers: of all banks.
+        model: the contract's.
+        personal_intercepts: whether every bank has an intercept of its own.
     """
-    scored = pq.read_table(customers)
-    identifiers = [each.encode() for each in scored["identifier"].to_pylist()]
-    holdout = scored["holdout"].to_numpy()
-    outcome = tables[bank].rows(identifiers)
-    designs = [
-        Design.assigned(
-            [ColumnBins.from_dict(column) for column in result["bins"]["columns"]],
-            tables[party].rows(identifiers),
-            party=party,
-        )
-        for party, result in results.items()
-    ]
-    scores = centralised_fit(outcome.label, outcome.weight, Design.joined(designs), ~holdout, model).scores()
-    federated = scored["score"].to_numpy()
-    return {
-        "auc": auc(outcome.label[holdout], scores[holdout], outcome.weight[holdout]),
-        "ks": ks(outcome.label[holdout], scores[holdout], outcome.weight[holdout]),
-        "largest_score_difference": float(np.max(np.abs(scores - federated))),
-    }
+    parts = []
+    for number, bank in enumerate(customers.banks):
+        own = customers.table.filter(pa.array(customers.bank == number))
+        identifiers = [each.encode() for each in own["identifier"].to_pylist()]
+        parties = [bank, *(name for name, result in results.items() if result["role"] == "feature_holder")]
+        designs = [_design(tables[party].rows(identifiers), results[party], party) for party in parties]
+        parts.append(Design.joined(designs))
+    scores = centralised_scores(
+        customers.column("label"),
+        customers.column("weight"),
+        Design(parts[0].columns, np.concatenate([part.codes for part in parts])),
+        ~customers.column("holdout"),
+        model,
+        customers.bank if personal_intercepts else None,
+    )
+    difference = np.max(np.abs(scores - customers.column("score")))
+    return {**customers.metrics(scores), "largest_score_difference": float(difference)}
+
+
+def _design(rows: Table, result: Mapping[str, Any], party: str) -> Design:
+    bins = [ColumnBins.from_dict(column) for column in result["bins"]["columns"]]
+    return Design.assigned(bins, rows, party=party)

@@ -45,7 +45,7 @@ class Economy:
     """One table per source; every table has the column ``enterprise``.
 
     Attributes:
-        tables: file stem to table: ``registry``, ``tax``, ``court``, ``invoices``, ``bank-a``, ``bank-b``.
+        tables: file stem to table: ``registry``, ``tax``, ``court``, ``invoices``, ``bank-a``, ``bank-b``, ``bank-c``.
     """
 
     tables: dict[str, pa.Table]
@@ -78,7 +78,11 @@ def generate(enterprises: int, seed: int) -> Economy:
     result["invoices"] = pa.table(
         {"seller": identifiers[seller], "buyer": identifiers[buyer], "amount": np.round(amount, 2)}
     )
-    for bank, (share, caution) in {"bank-a": (0.3, 0.5), "bank-b": (0.18, -0.3)}.items():
+    for bank, (share, caution) in {
+        "bank-a": (0.3, 0.5),
+        "bank-b": (0.18, -0.3),
+        "bank-c": (0.1, 0.1),
+    }.items():
         chosen = rng.random(enterprises) < share * np.clip(1.0 - 0.25 * caution * stress, 0.2, 1.8)
         result[bank] = _with_identifier(identifiers, _loans(size, stress, rng), chosen)
     return Economy(result)

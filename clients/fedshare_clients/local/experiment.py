@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fedshare.contract.banks import BetweenBanks
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
 from fedshare.contract.privacy import Privacy
 from fedshare.errors import ConfigError
@@ -91,6 +92,7 @@ class Experiment(_Strict):
     parties: dict[str, ExperimentParty]
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
+    between_banks: BetweenBanks = BetweenBanks()
     roster: str | None = None
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
@@ -118,6 +120,7 @@ class Experiment(_Strict):
                 "purpose",
                 "model",
                 "alignment",
+                "between_banks",
                 "holdout_share",
                 "minimum_cohort",
                 "outputs",

@@ -24,7 +24,7 @@ from fedshare_clients.node.report import report_run
 from fedshare_clients.node.report_data import check_data
 from fedshare_clients.node.state import NodeState
 
-from .check import centralised_metrics
+from .check import Customers, centralised_metrics
 from .processes import Processes
 from .report import build_report, write_report
 
@@ -65,21 +65,26 @@ def run_experiment(
         party: _read_json(out / party / "state" / "runs" / str(run_id) / "result.json")
         for party in experiment.parties
     }
-    bank = next(name for name, party in experiment.parties.items() if party.role == "label_holder")
-    centralised = None
+    banks = [name for name, party in experiment.parties.items() if party.role == "label_holder"]
+    customers = Customers.read(
+        {bank: out / bank / "state" / "runs" / str(run_id) / "customers.parquet" for bank in banks}
+    )
+    models = {"bank_only": customers.column("bank_only"), "federated": customers.column("score")}
+    measured = {name: customers.metrics(scores) for name, scores in models.items()}
     if check:
         say("check: training the same model on pooled data")
         configs = {party: load_config(out / party / "node.yaml") for party in experiment.parties}
         tables = {party: load(config) for party, config in configs.items()}
-        customers = out / bank / "state" / "runs" / str(run_id) / "customers.parquet"
-        centralised = centralised_metrics(tables, results, bank, customers, experiment.model)
-    run = {"run_id": run_id, "contract_digest": results[bank]["contract_digest"]}
-    report = build_report(experiment.name, run, results, centralised, time.monotonic() - started)
-    report["validation"] = {
-        name: _validate(out, name, run_id, say)
-        for name, party in experiment.parties.items()
-        if party.role == "label_holder"
-    }
+        measured["centralised"] = centralised_metrics(
+            tables,
+            results,
+            customers,
+            experiment.model,
+            personal_intercepts=len(banks) > 1 and experiment.between_banks.personal_intercepts,
+        )
+    run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
+    report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
+    report["validation"] = {bank: _validate(out, bank, run_id, say) for bank in banks}
     write_report(report, out)
     return report
 

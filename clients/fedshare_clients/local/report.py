@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["build_report", "write_report"]
 
+_BANK_KEYS = (
+    "customers",
+    "aligned",
+    "training",
+    "holdout",
+    "coverage",
+    "bank_only",
+    "federated",
+    "intercept",
+)
 _BLUE, _ORANGE, _GREY, _GREEN = "#27548a", "#dd7a1c", "#8a94a0", "#3a7d44"
 
 
@@ -27,7 +37,7 @@ def build_report(
     experiment: str,
     run: Mapping[str, Any],
     results: Mapping[str, Mapping[str, Any]],
-    centralised: Mapping[str, float] | None,
+    measured: Mapping[str, Mapping[str, float]],
     total_seconds: float,
 ) -> dict[str, Any]:
     """Return the report of a run from what each party kept of it.
@@ -36,44 +46,47 @@ def build_report(
         experiment: its name.
         run: ``run_id`` and ``contract_digest``.
         results: each party's own result file by party id.
-        centralised: metrics of the pooled model, if the check switch was given.
+        measured: AUC and KS of each model over the held-out customers of all banks, and of ``centralised`` also how
+            far the scores differ.
         total_seconds: from the first process to the last result.
     """
-    bank, outcome = next((name, each) for name, each in results.items() if each["role"] == "label_holder")
-    metrics: dict[str, dict[str, float]] = {
-        name: {"bank_only": outcome["bank_only"][name], "federated": outcome["federated"][name]}
-        for name in ("auc", "ks")
-    }
-    if centralised is not None:
-        for name, values in metrics.items():
-            values["centralised"] = centralised[name]
-    phases = outcome["seconds"]
+    banks = {name: result for name, result in results.items() if result["role"] == "label_holder"}
+    first = next(iter(banks.values()))
     report = {
         "experiment": experiment,
         **run,
         "parties": {name: result["role"] for name, result in results.items()},
         "rows": {
             **{name: result.get("rows", result.get("customers")) for name, result in results.items()},
-            "aligned": outcome["aligned"],
-            "training": outcome["training"],
-            "holdout": outcome["holdout"],
+            **{count: _total(banks, count) for count in ("aligned", "training", "holdout")},
         },
-        "coverage": {name: found / outcome["customers"] for name, found in outcome["coverage"].items()},
+        "coverage": {
+            holder: sum(bank["coverage"][holder] for bank in banks.values()) / _total(banks, "customers")
+            for holder in first["coverage"]
+        },
         "bins": {name: len(result["weights"]) for name, result in results.items()},
-        "iterations": outcome["iterations"],
-        "history": outcome["history"],
-        "seconds": {**phases, "total": total_seconds},
+        "iterations": first["iterations"],
+        "history": first["history"],
+        "seconds": {**first["seconds"], "total": total_seconds},
         "bytes": {
             name: {"sent": result["bytes_sent"], "received": result["bytes_received"]}
             for name, result in results.items()
         },
-        "bank": bank,
+        "banks": {
+            name: {key: bank[key] for key in _BANK_KEYS if key in bank} for name, bank in banks.items()
+        },
         "privacy": {name: result["privacy"] for name, result in results.items() if "privacy" in result},
-        **metrics,
+        **{metric: {model: values[metric] for model, values in measured.items()} for metric in ("auc", "ks")},
     }
-    if centralised is not None:
-        report["largest_score_difference"] = centralised["largest_score_difference"]
+    if "all_banks" in first:
+        report["all_banks"] = first["all_banks"]
+    if "centralised" in measured:
+        report["largest_score_difference"] = measured["centralised"]["largest_score_difference"]
     return report
+
+
+def _total(banks: Mapping[str, Mapping[str, Any]], count: str) -> int:
+    return sum(int(bank[count]) for bank in banks.values())
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:

@@ -22,19 +22,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .customers import Customers
 from .holder import HolderBlock
 from .label_holder import LabelHolderModel, Step
+from .newton import minimise
+from .objective import SpanObjective
+from .penalty import monotone_cone, penalty_matrix
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from fedshare.credit.bins import Design
 
+    from .newton import ConvexFunction
     from .penalty import ModelSettings
 
-__all__ = ["Customers", "HolderBlock", "LabelHolderModel", "Step", "centralised_fit"]
+__all__ = ["Customers", "HolderBlock", "LabelHolderModel", "Step", "centralised_fit", "centralised_scores"]
 
 
 def centralised_fit(
@@ -60,3 +65,48 @@ def centralised_fit(
     model = LabelHolderModel(labels, weights, design, training, settings)
     model.solve()
     return model
+
+
+def centralised_scores(
+    labels: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    design: Design,
+    training: NDArray[np.bool_],
+    settings: ModelSettings,
+    banks: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Return the scores of the optimum on pooled columns; arguments and errors as ``centralised_fit``.
+
+    Args:
+        banks: number of each customer's bank, from 0, shape ``[c]``, if every bank has an intercept of its own.
+    """
+    if banks is None:
+        return centralised_fit(labels, weights, design, training, settings).scores()
+    parts = [
+        Customers(labels[rows], weights[rows], design.take(rows), training[rows], personal_intercept=True)
+        for rows in (banks == number for number in range(int(banks.max()) + 1))
+    ]
+    cone = monotone_cone(design)
+    loss = _SumOfLosses([part.training_loss() for part in parts])
+    objective = SpanObjective(loss, np.empty((0, 0)), cone.basis, penalty_matrix(design, settings))
+    precision = 1e-4 * settings.tolerance * float(weights[training].sum())
+    found = minimise(objective, np.zeros(design.width), cone.nonnegative, precision)
+    scores = np.empty(len(labels))
+    for number, part in enumerate(parts):
+        part.move_to(objective.plain(found))
+        scores[banks == number] = part.scores()
+    return scores
+
+
+class _SumOfLosses:
+    def __init__(self, losses: list[ConvexFunction]) -> None:
+        self._losses = losses
+
+    def value(self, point: NDArray[np.float64]) -> float:
+        return sum(loss.value(point) for loss in self._losses)
+
+    def gradient(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.sum([loss.gradient(point) for loss in self._losses], axis=0))
+
+    def hessian(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.sum([loss.hessian(point) for loss in self._losses], axis=0))
