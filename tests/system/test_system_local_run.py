@@ -235,3 +235,24 @@ def test_a_killed_node_ends_the_run_and_nothing_is_left_running(tmp_path):
     assert process.returncode == 7, errors
     assert "tax" in errors.strip().splitlines()[-1]
     assert not still_running(children)
+
+
+def test_candidates_are_run_and_set_side_by_side(tmp_path):
+    experiment(write(tmp_path))
+    candidates = {"plain": {}, "no-such-column": {"parties": {"tax": {"columns": ["income"]}}}}
+    path = tmp_path / "candidates.yaml"
+    path.write_text(yaml.safe_dump({"base": "experiment.yaml", "candidates": candidates}), encoding="utf-8")
+    done = subprocess.run(
+        [*COMMAND, "compare", str(path), "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=240, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert result["trials"] == 2
+    assert list(result["candidates"]) == ["plain"]
+    assert "income" in result["failures"]["no-such-column"]
+    validation = tmp_path / "out" / "plain" / "bank" / "report" / "report.json"
+    assert (
+        json.loads(validation.read_text())["models"]["federated"]["auc"]["auc"]
+        == result["candidates"]["plain"]["auc"]
+    )

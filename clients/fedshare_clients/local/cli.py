@@ -25,6 +25,7 @@ YAML file that names parties, sources, columns, label and model.
 
   fedshare-local economy --out DATA          generate a regional economy to try it on
   fedshare-local run EXPERIMENT.yaml --out DIR
+  fedshare-local compare CANDIDATES.yaml --out DIR
 
 Exit codes are those of the other commands (docs/operating.md).
 """
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
         help="also train on pooled data, as no party could, and report the difference",
     )
     run.set_defaults(command=_run)
+    compare = verbs.add_parser("compare", help="run several candidate models and set them side by side")
+    compare.add_argument("candidates", type=Path, metavar="CANDIDATES.yaml")
+    compare.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is left")
+    compare.set_defaults(command=_compare)
     economy = verbs.add_parser("economy", help="generate a regional economy as Parquet files")
     economy.add_argument("--out", required=True, type=Path, metavar="DIR")
     economy.add_argument("--enterprises", type=int, default=20_000, metavar="N", help="default 20000")
@@ -94,6 +99,29 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     print(f"Read {arguments.out / 'report.html'}")
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from .compare import load_comparison, run_comparison  # noqa: PLC0415 - as above
+
+    comparison = load_comparison(arguments.candidates)
+    result, failures = run_comparison(comparison, arguments.out, say=_say)
+    width = max(len(name) for name in comparison.candidates)
+    print(f"{result['trials']} candidates on {result['customers']:,} customers that all of them held out")
+    for name, each in result["candidates"].items():
+        test = result["differences"].get(name)
+        against = (
+            f"  {test['difference']:+.4f} to {result['reference']}, adjusted p {test['adjusted_p_value']:.4f}"
+            if test
+            else ""
+        )
+        print(
+            f"{name:{width}}  AUC {each['auc']:.4f} ({each['low']:.4f} to {each['high']:.4f})  KS {each['ks']:.4f}{against}"
+        )
+    for name, error in failures.items():
+        print(f"{name:{width}}  failed: {error}")
+    print(f"Read {arguments.out / 'compare.html'}")
+    return next((error.exit_code for error in failures.values()), 0)
 
 
 def _economy(arguments: argparse.Namespace) -> int:

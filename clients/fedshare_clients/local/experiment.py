@@ -22,7 +22,15 @@ from fedshare_clients.node.pricing import PricingConfig  # noqa: TC001 - pydanti
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Experiment", "ExperimentParty", "Source", "load_experiment"]
+__all__ = [
+    "Experiment",
+    "ExperimentParty",
+    "Source",
+    "load_experiment",
+    "parse_experiment",
+    "problems",
+    "read_yaml",
+]
 
 
 class _Strict(BaseModel):
@@ -137,21 +145,37 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: the file cannot be read or does not describe an experiment; the message names the field.
     """
+    return parse_experiment(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML can say
+    """Return what is in the YAML file at ``path``, environment variables put in.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or a variable is not set.
+    """
     try:
-        document = yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
-        if isinstance(document, dict) and document.get("roster"):
-            _add_roster(document, path.parent)
-        experiment = Experiment.model_validate(document)
+        return yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
+
+
+def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 - as ``read_yaml``
+    """Return the experiment in ``document``, as if it stood in the file at ``path``.
+
+    Raises:
+        ConfigError: it does not describe an experiment; the message names the field.
+    """
+    try:
+        if isinstance(document, dict) and document.get("roster"):
+            document = _with_roster(document, path.parent)
+        experiment = Experiment.model_validate(document)
+    except OSError as error:
+        raise ConfigError(f"{path}: the roster cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'experiment'}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise ConfigError(f"{path}: {problems}") from error
+        raise ConfigError(f"{path}: {problems(error, 'experiment')}") from error
     parties = {
         name: party.model_copy(update={"source": _resolved(party.source, path.parent)})
         for name, party in experiment.parties.items()
@@ -159,12 +183,22 @@ def load_experiment(path: Path) -> Experiment:
     return experiment.model_copy(update={"parties": parties})
 
 
-def _add_roster(document: dict[str, Any], folder: Path) -> None:
-    """Resolve the path of the roster and put its digest where the contract has it."""
+def problems(error: ValidationError, whole: str) -> str:
+    """Return every problem with its place; ``whole`` is what the document is called."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or whole}: {problem['msg']}"
+        for problem in error.errors()
+    )
+
+
+def _with_roster(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the document with the roster's path resolved, and its digest where the contract has it."""
     roster = (folder / str(document["roster"])).resolve()
-    document["roster"] = str(roster)
+    document = {**document, "roster": str(roster)}
     if isinstance(document.get("alignment"), dict):
-        document["alignment"]["roster_digest"] = hashlib.sha256(roster.read_bytes()).hexdigest()
+        digest = hashlib.sha256(roster.read_bytes()).hexdigest()
+        document["alignment"] = {**document["alignment"], "roster_digest": digest}
+    return document
 
 
 def _expand(text: str, path: Path) -> str:

@@ -15,7 +15,18 @@ from zlib import crc32
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PALETTE", "RED", "Chart", "bar_chart"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PALETTE",
+    "RED",
+    "Chart",
+    "bar_chart",
+    "interval_chart",
+    "ticks",
+]
 
 BLUE: Final = "#1f5a96"
 ORANGE: Final = "#d9741a"
@@ -163,6 +174,31 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], unit: str) -> 
         )
         parts.append(_text(left + width + 6, y + 13, f"{value:.3f}", "start"))
     parts.append(_text(_WIDTH / 2, height - 8, unit, "middle", size=12))
+    return _frame(title, height, "".join(parts))
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """Return one line per row: a name, a value, and both ends of its interval."""
+    left, row = 200, 26
+    height = _TOP + row * len(rows) + 40
+    low, high = _widened((min(each[2] for each in rows), max(each[3] for each in rows)))
+
+    def at(value: float) -> float:
+        return left + (value - low) / (high - low) * (_WIDTH - left - _RIGHT)
+
+    bottom = height - 34
+    parts = [
+        f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="{_TOP}" y2="{bottom}" stroke="{_LINE}"/>'
+        + _text(at(value), bottom + 16, _number(value, False), "middle")
+        for value in ticks(low, high)
+    ]
+    for place, (name, value, first, last) in enumerate(rows):
+        y = _TOP + row * place + row / 2
+        parts.append(_text(left - 12, y + 4, name, "end", size=12))
+        parts.append(
+            f'<line x1="{at(first):.1f}" x2="{at(last):.1f}" y1="{y}" y2="{y}" stroke="{BLUE}" stroke-width="2"/>'
+            f'<circle cx="{at(value):.1f}" cy="{y}" r="4" fill="{BLUE}"/>'
+        )
     return _frame(title, height, "".join(parts))
 
 
