@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
     from fedshare_server.storage import PartyRecord
 
-__all__ = ["DATABASE_VARIABLE", "RunStore", "app", "canonical_key", "drive"]
+__all__ = ["DATABASE_VARIABLE", "HELD", "RunStore", "app", "canonical_key", "drive"]
 
 DATABASE_VARIABLE: Final = "FEDSHARE_SERVER_DATABASE"
 # Not shorter: a reply that is seen before Flower has all its parts costs a back-off of 1 s (flwr 1.41
 # supercore/inflatable/inflatable_utils.py), and the wait is the SuperNodes' 3 s anyway.
 POLL_SECONDS: Final = 0.5
+HELD: Final = "held"
 _LOOK_SECONDS: Final = 5.0
 # A SuperNode's heartbeat comes every 17.5 to 22.5 s and keeps it online for 60 s (flwr 1.41
 # common/constant.py): one that is 40 s old means that the node is gone.
@@ -172,6 +173,7 @@ class _Driver:
         self._node_by_party: dict[str, int] = {}
         self._party_by_message: dict[str, str] = {}
         self._looked_at = 0.0
+        self._is_held = False
 
     def connect(self, sleep: Callable[[float], None]) -> None:
         """Wait until every party's node is connected."""
@@ -229,6 +231,9 @@ class _Driver:
                 self.rounds.lose(party, _LOST)
             else:
                 self.rounds.accept(party, reply)
+        if self.rounds.is_held and not self._is_held:
+            self._is_held = True
+            self._store.add_event(HELD, "every party serves", self._run_id)
         if self.rounds.phase == phase and self._clock() >= self._looked_at + _LOOK_SECONDS:
             present = self._look()
             for party in sorted(self.rounds.waiting - present.keys()):

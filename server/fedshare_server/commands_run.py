@@ -63,6 +63,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def serve_model(arguments: argparse.Namespace) -> int:
     """Start a run in which the parties serve the model of a training run; return once they do."""
+    from fedshare_server.app import HELD  # noqa: PLC0415  as above
     from fedshare_server.serve import superlink_of  # noqa: PLC0415  as above
 
     with open_state(arguments.state) as state:
@@ -79,9 +80,11 @@ def serve_model(arguments: argparse.Namespace) -> int:
         store.open_run(run_id, contract.digest, model_run)
         store.add_event(_SERVING, f"serves the model of run {model_run}", run_id)
         print(f"Run {run_id} of contract {contract.name} serves the model of run {model_run}.", flush=True)
-        record = follow(store, superlink, run_id, until="serve")
+        record = follow(
+            store, superlink, run_id, reached=lambda: any(each.kind == HELD for each in store.events(run_id))
+        )
     if record.status == "running":
-        print("Every party has been asked to serve; banks can score from now on.")
+        print("Every party serves: banks can score from now on.")
         return 0
     raise RunFailedError(f"run {run_id} {record.status}: {record.reason}")
 
@@ -153,9 +156,9 @@ def follow(
     run_id: int,
     sleep: Callable[[float], None] = time.sleep,
     *,
-    until: str | None = None,
+    reached: Callable[[], bool] = lambda: False,
 ) -> RunRecord:
-    """Print the progress of a run as it comes and return how the run ended, or that it is in the phase ``until``.
+    """Print the progress of a run as it comes and return how the run ended, or where it stands once ``reached``.
 
     A run whose ServerApp died without a word is ended here, with what Flower says about it.
     """
@@ -170,7 +173,7 @@ def follow(
         for progress in store.progress(run_id, after=seen):
             seen = progress.number
             print(_line(progress), flush=True)
-        if record.status != "running" or record.phase == until:
+        if record.status != "running" or reached():
             return record
         flower = superlink.run_status(run_id)
         if flower.startswith("finished"):

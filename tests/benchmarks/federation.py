@@ -49,12 +49,16 @@ from fedshare_clients.node.config import NodeConfig, PrivacyConfig
 from fedshare_clients.node.data import load
 from fedshare_clients.node.exchange import ExchangeClient
 from fedshare_clients.node.privacy import PrivacyAccount
+from fedshare_clients.node.score_service import ScoreServer
+from fedshare_clients.node.score_tls import client_identity, open_authority, server_identity
+from fedshare_clients.node.serving import ScoringSettings
 from fedshare_clients.node.state import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
+    from fedshare_clients.node.enrolment import TlsIdentity
     from fedshare_clients.node.progress import Progress
 
 RUN = 1
@@ -120,6 +124,7 @@ class Work:
                 "model": {"max_iterations": self.iterations, "tolerance": NEVER},
                 "alignment": {"identifier": "opaque", "quota": self.customers},
                 "minimum_cohort": 30,
+                "scoring": {"quota": 10 * self.universe},
                 "valid_from": "2026-01-01T00:00:00Z",
                 "valid_until": "2100-01-01T00:00:00Z",
                 "code_digest": CODE_DIGEST,
@@ -271,6 +276,8 @@ class _Platform:
     receive_timeout_seconds: float = 900.0
     marks: list[Mark] = field(default_factory=list)
     failure: str = ""
+    scoring: ScoringSettings = field(default_factory=lambda: ScoringSettings(wait_seconds=60.0))
+    kept: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     transport: ExchangeClient | None = None
 
     def __post_init__(self) -> None:
@@ -321,7 +328,11 @@ class _Platform:
 
         return show
 
-    def save_result(self, _run_id: int, result: Mapping[str, Any], _customers: Any) -> None:
+    def load_result(self, run_id: int) -> Mapping[str, Any] | None:
+        return self.kept.get(run_id)
+
+    def save_result(self, run_id: int, result: Mapping[str, Any], _customers: Any) -> None:
+        self.kept[run_id] = result
         self.result = {name: result[name] for name in ("federated", "bank_only") if name in result}
 
     def save_failure(self, _run_id: int, phase: str, error: Any) -> None:
@@ -340,18 +351,33 @@ def serve_party(work: Work, party: str, folder: Path, connection: tuple[Any, ...
         unsealed.install()
     platform = _Platform(work, party, folder, connection)
     service = node_service.NodeService(platform)
+    stack = ExitStack()
     while (request := pipe.recv()) != "stop":
+        if request == "score service":
+            pipe.send(_start_scores(platform, stack))
+            continue
         if request == "report":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             pipe.send(
                 {"marks": platform.marks, "peak_rss_bytes": peak, "result": getattr(platform, "result", {})}
             )
             continue
-        phase, content = request
+        run_id, phase, content = request
         started = time.perf_counter()
-        reply = service.handle_phase(RUN, phase, content)
+        reply = service.handle_phase(run_id, phase, content)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         pipe.send((reply, platform.failure, time.perf_counter() - started, peak))
+    stack.close()
+
+
+def _start_scores(platform: _Platform, stack: ExitStack) -> tuple[str, TlsIdentity]:
+    """Start the bank's score service; return its address and what a caller needs."""
+    address, now = f"127.0.0.1:{_free_port()}", datetime.now(UTC)
+    authority = open_authority(platform.folder, now, create=True)
+    stack.enter_context(
+        ScoreServer(platform.scoring.desk, address, server_identity(authority, ["127.0.0.1"], now))
+    )
+    return address, client_identity(authority, "benchmark", now)
 
 
 class Federation:
@@ -417,14 +443,31 @@ class Federation:
         Raises:
             RuntimeError: a phase failed; the message is the first cause that a party noted.
         """
+        self._go(RUN, node_service.PHASES)
+        return self
+
+    def serve(self) -> tuple[str, TlsIdentity]:
+        """Serve the model that ``run`` trained; return the bank's score service and what a caller of it needs.
+
+        Raises:
+            RuntimeError: as ``run``.
+        """
+        self._go(RUN + 1, node_service.SERVING_PHASES[:-1], RUN)
+        self._pipes[BANK].send("score service")
+        address, identity = self._pipes[BANK].recv()
+        return address, identity
+
+    def _go(self, run_id: int, phases: Sequence[str], model_run: int | None = None) -> None:
         hellos: list[bytes] = []
-        for phase in node_service.PHASES:
-            content: dict[str, Any] = {"contract_digest": self.work.contract().digest()}
-            if phase == "align":
-                content["hellos"] = hellos
+        for phase in phases:
+            content: dict[str, Any] = {
+                "contract_digest": self.work.contract().digest(),
+                "model_run": model_run,
+                "hellos": hellos,
+            }
             before = self._exchange_cpu()
             for pipe in self._pipes.values():
-                pipe.send((phase, content))
+                pipe.send((run_id, phase, content))
             replies = {party: pipe.recv() for party, pipe in self._pipes.items()}
             if phase == "train":
                 self.exchange_cpu_seconds = self._exchange_cpu() - before
@@ -438,7 +481,6 @@ class Federation:
                 hellos = [reply["hello"] for reply, _, _, _ in replies.values()]
             if phase == "evaluate":
                 self._collect()
-        return self
 
     def _exchange_cpu(self) -> float:
         self._exchange.send("usage")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from simulation import Simulation, small_economy, split_holders
+from simulation import Simulation, small_economy, split_banks, split_holders
 
 from fedshare.errors import DataError
 from fedshare.scoring.answer import Answer, Band, verify_receipt
@@ -109,6 +109,26 @@ def test_scores_are_those_of_training_with_one_holder_and_with_three(holders: in
     end(simulation)
     probabilities = np.array([answer.probability for answer in answers], dtype=np.float64)
     np.testing.assert_allclose(np.log(probabilities / (1 - probabilities)), kept["score"], atol=1e-8)
+
+
+def test_several_banks_score_their_customers_with_the_model_that_they_share() -> None:
+    tables = split_banks(small_economy(600, 700), [1, 1, 2])
+    simulation = trained(tables)
+    replies = simulation.serve()
+    assert {reply["status"] for reply in replies.values()} == {"ok"}, replies
+    for bank in simulation.contract.banks():
+        platform = simulation.platforms[bank.id]
+        assert platform.customers is not None
+        scorer = platform.scoring.desk.find("simulated")
+        answers = ask_all(scorer, [each.encode() for each in platform.customers["identifier"]])
+        probabilities = np.array([answer.probability for answer in answers], dtype=np.float64)
+        np.testing.assert_allclose(
+            np.log(probabilities / (1 - probabilities)), platform.customers["score"], atol=1e-8
+        )
+        assert simulation.platforms["tax"].spent[simulation.contract.digest(), f"scored/{bank.id}"] >= len(
+            answers
+        )
+    end(simulation)
 
 
 def test_an_answer_says_points_band_coverage_model_and_age(serving: tuple[Simulation, Scorer]) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedshare.contract.banks import BetweenBanks
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
 from fedshare.contract.privacy import Privacy
+from fedshare.contract.scoring import Scoring  # noqa: TC001  pydantic reads it
 from fedshare.errors import ConfigError
 from fedshare_clients.node.pricing import PricingConfig  # noqa: TC001 - pydantic reads it
 
@@ -91,6 +92,8 @@ class ExperimentParty(_Strict):
 class Experiment(_Strict):
     """A federation to run: parties, model and what the contract between them will say.
 
+    With ``scoring`` the model is served once after training, and every bank scores its own rows.
+
     ``roster`` is the file with the region's enterprise codes, one a line, for ``missing_enterprises: impute``.
     """
 
@@ -107,6 +110,7 @@ class Experiment(_Strict):
     outputs: Outputs = Outputs(coordinator_metrics=True)
     points: Points = Points()
     privacy: Privacy = Privacy()
+    scoring: Scoring | None = None
 
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
@@ -134,6 +138,7 @@ class Experiment(_Strict):
                 "outputs",
                 "points",
                 "privacy",
+                "scoring",
             },
         )
         return {**shared, "parties": parties, "max_runs": 1}

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from fedshare.errors import ConfigError, FedshareError, RunFailedError, UnavailableError
@@ -103,7 +105,9 @@ class _LocalFederation:
         self._experiment = experiment
         self._out = out
         self._say = say
-        self._grpc_port, self._fleet_port, self._superlink_port = _free_ports(3)
+        banks = [name for name, party in experiment.parties.items() if party.role == "label_holder"]
+        self._grpc_port, self._fleet_port, self._superlink_port, *ports = _free_ports(3 + len(banks))
+        self._score_ports = dict(zip(banks, ports, strict=True))
 
     def run(self, processes: Processes) -> int:
         """Take the federation from nothing to a completed run and return the run's number."""
@@ -116,7 +120,10 @@ class _LocalFederation:
         self._agree(processes)
         for party in self._experiment.parties:
             processes.start(party, ["fedshare-node", "--config", str(self._config(party)), "run"])
-        return self._train(processes)
+        run_id = self._train(processes)
+        if self._experiment.scoring is not None:
+            self._score(processes)
+        return run_id
 
     def _check_data(self, party: str) -> None:
         """Write ``node.yaml`` and read the party's rows, before any process is started for them."""
@@ -127,6 +134,8 @@ class _LocalFederation:
             "fleet": f"127.0.0.1:{self._fleet_port}",
         }
         settings = _node_settings(self._experiment, party, addresses)
+        if self._experiment.scoring is not None and party in self._score_ports:
+            settings["scoring"] = {"listen": f"127.0.0.1:{self._score_ports[party]}"}
         config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         report = check_data(load_config(config), self._experiment.minimum_cohort)
         (self._out / "logs" / f"{party}.log").write_text(f"{report.to_text()}\n", encoding="utf-8")
@@ -211,6 +220,21 @@ class _LocalFederation:
         if code:
             raise self._cause(lines, code)
         return int(next(line.split()[1] for line in lines if line.startswith("Run ")))
+
+    def _score(self, processes: Processes) -> None:
+        """Serve the model and let every bank score its own rows by the command that it would use for applicants."""
+        self._say("scores: serving the model")
+        served = processes.call("serve", ["fedshare-server", "serve", self._experiment.name])
+        for bank in self._score_ports:
+            config = load_config(self._config(bank))
+            names = [each.decode() for each in load(config).identifiers]
+            source, out = self._out / bank / "applicants.parquet", self._out / bank / "scores.parquet"
+            pq.write_table(pa.table({config.data.identifier: names}), source)
+            command = ["score", "--in", str(source), "--out", str(out)]
+            said = processes.call(bank, ["fedshare-node", "--config", str(self._config(bank)), *command])
+            self._say(f"{bank}: {said.strip()}")
+        serving = next(line.split()[1] for line in served.splitlines() if line.startswith("Run "))
+        processes.call("serve", ["fedshare-server", "end", serving])
 
     def _cause(self, lines: list[str], code: int) -> FedshareError:
         """Return the failure with the fullest account that any party left of it."""
