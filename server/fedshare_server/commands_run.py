@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fedshare.contract.model import parse_contract
-from fedshare.errors import ConfigError, RefusedError, RunFailedError
+from fedshare.errors import ConfigError, RefusedError, RunFailedError, UnavailableError
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.standing import contract_status
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["end", "follow", "logs", "run", "runs", "serve_model", "train"]
 
 _POLL_SECONDS = 1.0
+_CLOSE_POLLS = 30
 _SERVING = "serving"
 
 
@@ -91,6 +93,8 @@ def serve_model(arguments: argparse.Namespace) -> int:
 
 def end(arguments: argparse.Namespace) -> int:
     """End a serving run in good order."""
+    from fedshare_server.serve import superlink_of  # noqa: PLC0415  as above
+
     with open_state(arguments.state) as state:
         record = state.store.find_run(arguments.run)
         if record is None or record.status != "running" or not _serves(state.store, arguments.run):
@@ -98,8 +102,19 @@ def end(arguments: argparse.Namespace) -> int:
                 f"run {arguments.run} is not a serving run under way: see `fedshare-server runs`"
             )
         state.store.finish(arguments.run, "completed", "ended by the operator")
-    print(f"Run {arguments.run} is ended; the parties close it within seconds.")
+        is_closed = _await_close(superlink_of(state), arguments.run)
+    print(f"Run {arguments.run} is ended" + ("." if is_closed else "; not every party has closed it yet."))
     return 0
+
+
+def _await_close(superlink: Superlink, run_id: int) -> bool:
+    """Return whether every party has closed a run that was ended; waits for that."""
+    for _ in range(_CLOSE_POLLS):
+        with suppress(UnavailableError):
+            if superlink.run_status(run_id).startswith("finished"):
+                return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _latest_training(store: Store, contract: ContractRecord) -> int:

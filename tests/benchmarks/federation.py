@@ -282,6 +282,7 @@ class _Platform:
 
     def __post_init__(self) -> None:
         self.identity = self.work.identity(self.party)
+        self.withdrawals = NodeState(self.folder)
         self.privacy = PrivacyAccount(self.party, PrivacyConfig(), NodeState(self.folder), self.now)
 
     def now(self) -> datetime:

@@ -136,6 +136,19 @@ class MemoryBudget:
         return changed
 
 
+class MemoryWithdrawals:
+    """What a state folder remembers of consents that were taken back."""
+
+    def __init__(self) -> None:
+        self.enterprises: dict[str, bytes] = {}
+
+    def is_withdrawn(self, consent: str) -> bool:
+        return consent in self.enterprises
+
+    def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
+        self.enterprises[consent] = enterprise
+
+
 @dataclass
 class MemoryPlatform:
     """What a node's process would give its service."""
@@ -152,6 +165,7 @@ class MemoryPlatform:
     receive_timeout_seconds: float = 20.0
     time: datetime = NOW
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    withdrawals: MemoryWithdrawals = field(default_factory=MemoryWithdrawals)
     result: dict[str, Any] | None = None
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     customers: dict[str, Any] | None = None
@@ -187,7 +201,7 @@ class MemoryPlatform:
         self.opened.append(phase)
 
     def load_table(self, contract: Contract) -> Table:
-        return self.table
+        return self.table.without(set(self.withdrawals.enterprises.values()))
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> MemoryTransport:
         return MemoryTransport(self.exchange, run_id, self.party)

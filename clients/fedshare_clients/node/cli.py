@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a Parquet file with identifier and score (log-odds of default) of the same customers, to compare with",
     )
     _score_commands(commands)
+    _profile_commands(commands)
     _command(commands, "status", "what this node is, has decided and has run; asks nobody", _status)
     return parser
 
@@ -143,6 +144,31 @@ def _score_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is
     client.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for its files")
     receipts = _command(commands, "receipts", "check that this node gave the answers in a file", _receipts)
     receipts.add_argument("file", type=Path, metavar="FILE", help="answers, .parquet")
+
+
+def _profile_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    profile = _command(commands, "profile", "what holders show of an enterprise that consented", _profile)
+    profile.add_argument("--consent", required=True, type=Path, metavar="FILE", help="the signed consent")
+    profile.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write, JSON")
+    consent = commands.add_parser("consent", help="what enterprises agreed to")
+    verbs = consent.add_subparsers(required=True, metavar="COMMAND")
+    give = _command(
+        verbs, "grant", "sign that an enterprise consented, if the contract names this key", _grant
+    )
+    give.add_argument("--bank", required=True, metavar="PARTY", help="who may see the profile")
+    give.add_argument("--enterprise", required=True, metavar="CODE", help="its identifier")
+    give.add_argument("--evidence", required=True, type=Path, metavar="FILE", help="in which it consented")
+    give.add_argument(
+        "--until", required=True, type=_day, metavar="YYYY-MM-DD", help="the first day without it"
+    )
+    take = _command(verbs, "withdraw", "take a consent back, here and at every holder", _withdraw)
+    take.add_argument("consent", type=Path, metavar="CONSENT", help="the signed consent")
+    note = _command(verbs, "apply", "note a withdrawal that was signed elsewhere", _apply_withdrawal)
+    note.add_argument("withdrawal", type=Path, metavar="FILE", help="the signed withdrawal")
+    for verb in (give, take):
+        verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write it")
+    for verb in (profile, give, take, note):
+        verb.add_argument("--contract", required=True, metavar="CONTRACT", help="its name, or its digest")
 
 
 def _contract_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is private
@@ -374,6 +400,43 @@ def _receipts(options: argparse.Namespace) -> int:
     _, state = _opened(options)
     _print(options, *receipts(state, options.file))
     return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from .cli_profiles import show_profile  # noqa: PLC0415 - brings gRPC
+
+    config, state = _opened(options)
+    _print(options, *show_profile(config, state, options.contract, options.consent, options.out))
+    return 0
+
+
+def _grant(options: argparse.Namespace) -> int:
+    from .cli_profiles import grant  # noqa: PLC0415 - as above
+
+    config, state = _opened(options)
+    words = (options.contract, options.bank, options.enterprise, options.evidence, options.until, options.out)
+    _print(options, *grant(config, state, *words))
+    return 0
+
+
+def _withdraw(options: argparse.Namespace) -> int:
+    from .cli_profiles import withdraw  # noqa: PLC0415 - as above
+
+    config, state = _opened(options)
+    _print(options, *withdraw(config, state, options.contract, options.consent, options.out))
+    return 0
+
+
+def _apply_withdrawal(options: argparse.Namespace) -> int:
+    from .cli_profiles import apply_withdrawal  # noqa: PLC0415 - as above
+
+    config, state = _opened(options)
+    _print(options, *apply_withdrawal(config, state, options.contract, options.withdrawal))
+    return 0
+
+
+def _day(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from fedshare.errors import ConfigError, StorageError, UnavailableError
 
+from .enrolment import connect
 from .score_files import check_receipts, read_applicants, score_applicants, write_answers
 from .score_tls import client_identity, open_authority
 from .state import write_private
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import grpc
 
     from .config import NodeConfig, ScoringConfig
     from .state import NodeState
 
-__all__ = ["issue_client_files", "receipts", "score"]
+__all__ = ["issue_client_files", "own_channel", "receipts", "score"]
 
 _OWN_LIFETIME: Final = timedelta(hours=12)
 _NOBODY: Final = frozenset({"no_serving_run", "holder_offline"})
@@ -33,12 +38,9 @@ def score(
         FedshareError: as ``read_applicants``, ``score_applicants`` and ``write_answers``; ``UnavailableError`` if nobody was
             scored because there is no serving run or no holder answers. Nothing is written then.
     """
-    settings = _settings(config)
     questions = read_applicants(source, config, identifier or config.data.identifier)
-    now = datetime.now(UTC)
-    authority = open_authority(state.folder, now, create=False)
-    tls = client_identity(authority, "fedshare-node", now, _OWN_LIFETIME)
-    answers = score_applicants(settings.listen, tls, contract, questions)
+    with own_channel(config, state) as channel:
+        answers = score_applicants(channel, contract, questions)
     reasons = Counter(answer.reason for answer in answers)
     if answers and reasons.keys() <= _NOBODY and all(answer.status == "withheld" for answer in answers):
         raise UnavailableError(
@@ -55,6 +57,20 @@ def score(
         f"alone, {statuses['withheld']:,} withheld{f' ({said})' if said else ''}; in {out}"
     )
     return document, text
+
+
+@contextmanager
+def own_channel(config: NodeConfig, state: NodeState) -> Iterator[grpc.Channel]:
+    """Yield a channel to this node's own score service, with a certificate of its own for some hours.
+
+    Raises:
+        ConfigError: the node has no score service.
+    """
+    settings, now = _settings(config), datetime.now(UTC)
+    authority = open_authority(state.folder, now, create=False)
+    tls = client_identity(authority, "fedshare-node", now, _OWN_LIFETIME)
+    with connect(settings.listen, tls) as channel:
+        yield channel
 
 
 def issue_client_files(

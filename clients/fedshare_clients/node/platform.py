@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
 
     from .config import NodeConfig
+    from .consents import Withdrawals
     from .data import Table
     from .progress import Progress, ProgressSink
     from .state import NodeState
@@ -78,6 +79,7 @@ class NodePlatform:
         self.code_digest = installed_code_digest()
         self.receive_timeout_seconds = config.limits.receive_timeout_seconds
         self.randomness = os.urandom
+        self.withdrawals: Withdrawals = state
         self.scoring = ScoringSettings()
         if config.scoring is not None:
             self.scoring = ScoringSettings(
@@ -123,9 +125,9 @@ class NodePlatform:
         return self._state.spend(contract.digest(), what, amount, limit)
 
     def load_table(self, contract: Contract) -> Table:
-        """Return the rows of the configured source, checked against ``contract`` first."""
+        """Return the rows of the configured source, checked against ``contract`` first, without enterprises that withdrew."""
         verify_own_part(contract, self._config, self._state)
-        return load(self._config)
+        return load(self._config).without(self._state.withdrawn_enterprises())
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> ExchangeClient:
         """Connect to the coordinator's Exchange."""

@@ -22,7 +22,6 @@ from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceStub
 from .data.cells import CellError, categories, identifiers, numbers
 from .data.csv_file import CsvSource
 from .data.parquet_file import ParquetSource
-from .enrolment import connect
 from .score_wire import answer_from_wire, question_to_wire
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .config import NodeConfig
-    from .enrolment import TlsIdentity
 
 __all__ = ["check_receipts", "read_applicants", "score_applicants", "write_answers"]
 
@@ -121,7 +119,7 @@ def _cells(source: str, field: str, row: int, array: pa.Array, kind: str, config
 
 
 def score_applicants(
-    address: str, tls: TlsIdentity, contract: str, questions: Sequence[wire.Question]
+    channel: grpc.Channel, contract: str, questions: Sequence[wire.Question]
 ) -> list[Answer]:
     """Return the running node's answers, in the order of the questions.
 
@@ -135,23 +133,22 @@ def score_applicants(
         for start in range(0, len(questions), _BATCH):
             yield wire.ScoreBatchRequest(contract=contract, questions=questions[start : start + _BATCH])
 
-    with connect(address, tls) as channel:
-        try:
-            return [
-                answer_from_wire(answer)
-                for response in ScoreServiceStub(channel).ScoreBatch(batches())
-                for answer in response.answers
-            ]
-        except grpc.RpcError as error:
-            details = error.details() or ""
-            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                raise ConfigError(details) from error
-            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise DataError(details) from error
-            raise UnavailableError(
-                f"the score service at {address} does not answer ({error.code().name}): start `fedshare-node run` "
-                "with `scoring` in node.yaml"
-            ) from error
+    try:
+        return [
+            answer_from_wire(answer)
+            for response in ScoreServiceStub(channel).ScoreBatch(batches())
+            for answer in response.answers
+        ]
+    except grpc.RpcError as error:
+        details = error.details() or ""
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            raise ConfigError(details) from error
+        if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+            raise DataError(details) from error
+        raise UnavailableError(
+            f"the score service does not answer ({error.code().name}): start `fedshare-node run` with `scoring` in "
+            "node.yaml"
+        ) from error
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
-from fedshare.errors import ConfigError, DataError, FedshareError, UnavailableError
+from fedshare.errors import (
+    ConfigError,
+    DataError,
+    FedshareError,
+    ProtocolError,
+    RefusedError,
+    UnavailableError,
+)
 from fedshare.wire.v1 import scoring_pb2 as wire
 from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceServicer, add_ScoreServiceServicer_to_server
 
@@ -61,14 +68,45 @@ class _ScoreService(ScoreServiceServicer):
                 raise
             yield wire.ScoreBatchResponse(answers=answers)
 
+    async def ShowProfile(  # noqa: N802  gRPC's name
+        self,
+        request: wire.ShowProfileRequest,
+        context: Context[wire.ShowProfileRequest, wire.ShowProfileResponse],
+    ) -> wire.ShowProfileResponse:
+        """Show what the contract lets the holders show of an enterprise that consented."""
+        try:
+            answer, holders = await self._desk.find(request.contract).profile(request.consent)
+        except FedshareError as error:
+            await context.abort(_status(error), str(error))
+            raise
+        return wire.ShowProfileResponse(answer=answer_to_wire(answer), holders=holders)
+
+    async def WithdrawConsent(  # noqa: N802  gRPC's name
+        self,
+        request: wire.WithdrawConsentRequest,
+        context: Context[wire.WithdrawConsentRequest, wire.WithdrawConsentResponse],
+    ) -> wire.WithdrawConsentResponse:
+        """Take note, here and at every holder, that a consent was taken back."""
+        try:
+            scorer = self._desk.find(request.contract)
+            await asyncio.to_thread(scorer.withdraw, request.withdrawal)
+        except FedshareError as error:
+            await context.abort(_status(error), str(error))
+            raise
+        return wire.WithdrawConsentResponse()
+
 
 async def _answer(scorer: Scorer, question: wire.Question) -> wire.ScoreAnswer:
     return answer_to_wire(await scorer.answer(question.enterprise, cells_of(question)))
 
 
 def _status(error: FedshareError) -> grpc.StatusCode:
-    if isinstance(error, DataError):
+    if isinstance(error, DataError | ProtocolError):
         return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, RefusedError):
+        return grpc.StatusCode.PERMISSION_DENIED
+    if isinstance(error, UnavailableError):
+        return grpc.StatusCode.UNAVAILABLE
     if isinstance(error, ConfigError):
         return grpc.StatusCode.FAILED_PRECONDITION
     return grpc.StatusCode.INTERNAL

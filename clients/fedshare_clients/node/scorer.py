@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from fedshare.contract.scoring import Scoring
     from fedshare.identity.keys import IdentityKey
     from fedshare.scoring.answer import Band, OwnColumns, Status
+    from fedshare.wire.v1 import payload_pb2 as payload
 
+    from .consents import ConsentDesk
     from .own_part import OwnPart
     from .serving_bank import Opened, ServingBank
 
@@ -70,6 +72,7 @@ class Scorer:
         now: the time, in UTC.
         verify_valid: raises when the contract is no longer in force.
         wait_seconds: how long an enterprise that is asked for the first time may take.
+        consents: checks consents of enterprises.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Scorer:
         now: Callable[[], datetime],
         verify_valid: Callable[[], None],
         wait_seconds: float,
+        consents: ConsentDesk,
     ) -> None:
         self.name = contract.name
         self.digest = contract.digest()
@@ -99,6 +103,7 @@ class Scorer:
         self._now = now
         self._verify_valid = verify_valid
         self._wait_seconds = wait_seconds
+        self._consents = consents
         self._lock = threading.Lock()
         self._scored = 0
 
@@ -144,6 +149,28 @@ class Scorer:
             return self._without(case, "stale_scores")
         log_odds = opened.total + float(self._own.shared.scores(case.codes)[0])
         return self._say(case, "scored", "", log_odds, self._reasons(case, opened))
+
+    async def profile(self, consent: bytes) -> tuple[Answer, dict[str, payload.Profile]]:
+        """Return the answer about an enterprise that consented, and what each holder shows of it, by holder.
+
+        Raises:
+            ProtocolError: the consent is not signed by the contract's key.
+            RefusedError: the contract shows no profiles, or the consent is not for this bank, over or withdrawn.
+            UnavailableError: there is no serving run, or a holder does not answer.
+        """
+        self._verify_valid()
+        agreed, _ = self._consents.verify(consent, self._bank.party)
+        asked = asyncio.wrap_future(self._bank.profile(consent))
+        try:
+            shown = await asyncio.wait_for(asked, self._wait_seconds)
+        except TimeoutError:
+            raise UnavailableError("a holder does not show its part of the profile in time") from None
+        return await self.answer(agreed.enterprise, {}), shown
+
+    def withdraw(self, withdrawal: bytes) -> None:
+        """Take note that a consent was taken back, here and at every holder. Raises as ``profile``."""
+        self._consents.withdraw(withdrawal)
+        self._bank.withdraw(withdrawal)
 
     def _case(self, name: bytes, cells: Mapping[str, float | str | None]) -> _Case:
         if cells:

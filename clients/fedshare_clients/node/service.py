@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Transport
+    from .consents import Withdrawals
     from .data.table import Table
     from .privacy import PrivacyAccount
     from .progress import ProgressSink
@@ -65,6 +66,7 @@ class Platform(Protocol):
     code_digest: str
     holdout_seed: bytes
     scoring: ScoringSettings
+    withdrawals: Withdrawals
     privacy: PrivacyAccount
     receive_timeout_seconds: float
     randomness: Randomness

@@ -13,6 +13,7 @@ from fedshare.audit.statements import Scoring as ScoringStatement
 from fedshare.contract.enforcement import verify_model, verify_scoring, verify_valid
 from fedshare.errors import FedshareError
 
+from .consents import ConsentDesk
 from .manifest import verify_result
 from .own_part import OwnPart
 from .scorer import Scorer, ScoringDesk
@@ -74,13 +75,26 @@ def serving_role(
     def still_valid() -> None:
         verify_valid(contract, party, platform.now())
 
+    consents = ConsentDesk(contract, platform.withdrawals, platform.now)
     if contract.party(party).role == "feature_holder":
         spend = partial(platform.spend, contract)
         return ServingHolder(
-            contract, scoring, party, saved, load, platform.randomness, report, spend, still_valid, fail
+            contract,
+            scoring,
+            party,
+            saved,
+            load,
+            platform.randomness,
+            report,
+            spend,
+            still_valid,
+            consents,
+            platform.now,
+            platform.log,
+            fail,
         )
     own = OwnPart(saved, load)
-    bank = ServingBank(contract, scoring, platform.randomness, time.monotonic, report, fail)
+    bank = ServingBank(contract, scoring, party, platform.randomness, time.monotonic, report, fail)
     scorer = Scorer(
         contract,
         scoring,
@@ -92,6 +106,7 @@ def serving_role(
         platform.now,
         still_valid,
         platform.scoring.wait_seconds,
+        consents,
     )
     return BankServing(
         bank, own, scorer, platform.scoring.desk, scoring.refresh_seconds, time.monotonic, platform.log, fail

@@ -90,6 +90,7 @@ class ServingBank:
     Args:
         contract: the contract.
         scoring: its section on scoring.
+        party: this bank.
         randomness: for blinding.
         clock: seconds, monotonic.
         report: where progress goes.
@@ -100,11 +101,13 @@ class ServingBank:
         self,
         contract: Contract,
         scoring: Scoring,
+        party: str,
         randomness: Randomness,
         clock: Callable[[], float],
         report: ProgressSink,
         fail: Callable[[FedshareError], None],
     ) -> None:
+        self.party = party
         self.holders = [holder.id for holder in contract.holders()]
         self._groups = {
             holder: [group.name for group in scoring.reasons if group.party == holder]
@@ -129,6 +132,10 @@ class ServingBank:
         self._blocks: list[_Block] = []
         self._opened: dict[bytes, Opened] = {}
         self._since = clock()
+        self._naming = threading.Lock()
+        self._channel: Channel | None = None
+        self._profiles: list[tuple[dict[str, payload.Profile], Future[dict[str, payload.Profile]]]] = []
+        self._withdrawn = 0
 
     def publish(self, channel: Channel) -> None:
         """Take every holder's first column."""
@@ -138,6 +145,7 @@ class ServingBank:
 
     def serve(self, channel: Channel) -> None:
         """Begin to ask holders and to listen to them, in threads of this object, until ``close``."""
+        self._channel = channel
         works = [lambda holder=holder: self._listen(channel, holder) for holder in self.holders]
         for number, work in enumerate([*works, lambda: self._ask(channel)]):
             threading.Thread(
@@ -153,6 +161,9 @@ class ServingBank:
             self._changed.notify_all()
         for future in waiting.values():
             future.set_exception(UnavailableError(reason))
+        for _, asked in list(self._profiles):
+            if not asked.done():
+                asked.set_exception(UnavailableError(reason))
 
     def result(self) -> dict[str, Any]:
         """Return counts: columns opened and identifiers asked for."""
@@ -188,6 +199,29 @@ class ServingBank:
                 self._changed.notify_all()
             return future
 
+    def profile(self, consent: bytes) -> Future[dict[str, payload.Profile]]:
+        """Return what every holder will show of the enterprise that consented, by holder; it is named to them."""
+        future: Future[dict[str, payload.Profile]] = Future()
+        with self._naming:
+            channel = self._usable()
+            self._profiles.append(({}, future))
+            for holder in self.holders:
+                channel.send(holder, payload.ProfileRequest(consent=consent), len(self._profiles) - 1)
+        return future
+
+    def withdraw(self, withdrawal: bytes) -> None:
+        """Tell every holder that a consent was taken back."""
+        with self._naming:
+            channel = self._usable()
+            for holder in self.holders:
+                channel.send(holder, payload.ConsentWithdrawn(withdrawal=withdrawal), self._withdrawn)
+            self._withdrawn += 1
+
+    def _usable(self) -> Channel:
+        if self._channel is None or self._closed:
+            raise UnavailableError(self._closed or "the serving run has not begun")
+        return self._channel
+
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
@@ -212,7 +246,7 @@ class ServingBank:
             number += 1
 
     def _listen(self, channel: Channel, holder: str) -> None:
-        number, epoch = 0, 1
+        number, epoch, profiles = 0, 1, 0
         while True:
             message: Any = channel.receive_any(
                 holder,
@@ -220,14 +254,27 @@ class ServingBank:
                     payload.EvaluatedIdentifiers: number,
                     payload.KeysRefused: number,
                     payload.ScoreColumn: epoch,
+                    payload.Profile: profiles,
                 },
             )
             if isinstance(message, payload.ScoreColumn):
                 self._take_column(holder, epoch, message)
                 epoch += 1
+            elif isinstance(message, payload.Profile):
+                self._take_profile(holder, profiles, message)
+                profiles += 1
             else:
                 self._take_answer(holder, number, message)
                 number += 1
+
+    def _take_profile(self, holder: str, number: int, message: payload.Profile) -> None:
+        with self._naming:
+            if number >= len(self._profiles):
+                raise ProtocolError(f"{holder} shows a profile that it was not asked for")
+            shown, future = self._profiles[number]
+            shown[holder] = message
+            if len(shown) == len(self.holders) and not future.done():
+                future.set_result(shown)
 
     def _take_answer(
         self, holder: str, number: int, message: payload.EvaluatedIdentifiers | payload.KeysRefused

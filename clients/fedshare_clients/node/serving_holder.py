@@ -7,11 +7,15 @@ contract is counted on this holder's disk before it is answered (docs/protocol.m
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fedshare.audit.statements import PrivateEvent
 from fedshare.credit.points import PointScale
+from fedshare.credit.values import is_missing
 from fedshare.errors import FedshareError, RefusedError
 from fedshare.scoring.saved import SavedModel
 from fedshare.sealed import OprfKey, Sealer, derive, evaluate, pair_row_keys
@@ -25,6 +29,7 @@ from .words import encode_fixed, pack_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
+    from .consents import ConsentDesk
     from .data.table import Table
     from .progress import ProgressSink
 
@@ -40,6 +46,7 @@ __all__ = ["Allowance", "ServingHolder", "score_label"]
 
 # Counted at a time, so that not every question waits for the disk; a node that is killed has spent what it reserved.
 _RESERVED_AT_A_TIME: Final = 256
+_FIFTHS: Final = (0.2, 0.4, 0.6, 0.8)
 
 
 def score_label(session_id: bytes, epoch: int, group: str = "") -> bytes:
@@ -75,6 +82,23 @@ class Allowance:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The holder's rows as they were last read.
+
+    Attributes:
+        identifiers: one per row.
+        columns: the fixed-point score, and the whole points of every reason group, shape ``[n]`` each.
+        filled: how many columns of the model have a value, shape ``[n]``.
+        read_at: when.
+    """
+
+    identifiers: list[bytes]
+    columns: list[NDArray[np.int64]]
+    filled: NDArray[np.int64]
+    read_at: datetime
+
+
 class ServingHolder:
     """One serving run of one feature holder. Secrets live in this object only and end with it."""
 
@@ -89,6 +113,9 @@ class ServingHolder:
         report: ProgressSink,
         spend: Callable[[str, int, int], int],
         verify_valid: Callable[[], None],
+        consents: ConsentDesk,
+        now: Callable[[], datetime],
+        log: Callable[..., None],
         fail: Callable[[FedshareError], None],
     ) -> None:
         """Look at the rows once, so that data that cannot be scored is refused before anything is sent.
@@ -103,6 +130,9 @@ class ServingHolder:
             report: where progress goes.
             spend: ``spend(what, amount, limit)`` counts against a limit of the contract, as ``service.Platform`` does.
             verify_valid: raises when the contract is no longer in force.
+            consents: checks consents of enterprises.
+            now: the time, in UTC.
+            log: signs a statement as this party.
             fail: told what ends the run from a thread of this object.
 
         Raises:
@@ -122,13 +152,17 @@ class ServingHolder:
         self._report = report
         self._spend = spend
         self._verify_valid = verify_valid
+        self._consents = consents
+        self._now = now
+        self._log = log
         self._fail = fail
         self._closing = threading.Event()
         self._place: dict[bytes, int] = {}
         self._keys = RowKeys(np.empty((0, 16), dtype=np.uint8), np.empty((0, 16), dtype=np.uint8))
         self._epoch = 0
         self._answered = dict.fromkeys(self._banks, 0)
-        self._columns = self._score(load())
+        self._profiles = 0
+        self._rows = self._score(load())
 
     def publish(self, channel: Channel) -> None:
         """Release the first column to every bank."""
@@ -147,8 +181,12 @@ class ServingHolder:
         self._closing.set()
 
     def result(self) -> dict[str, Any]:
-        """Return counts: columns released, and identifiers answered by bank."""
-        return {"columns_released": self._epoch, "identifiers_answered": dict(self._answered)}
+        """Return counts: columns released, identifiers answered by bank, and profiles shown."""
+        return {
+            "columns_released": self._epoch,
+            "identifiers_answered": dict(self._answered),
+            "profiles_shown": self._profiles,
+        }
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -160,11 +198,25 @@ class ServingHolder:
     def _answer(self, channel: Channel, bank: str) -> None:
         quota = self._scoring.quota
         allowance = Allowance(lambda amount: self._spend(f"scored/{bank}", amount, quota), quota)
-        number = 0
+        answered = profiles = withdrawals = 0
         while True:
-            blinded = channel.receive(bank, payload.BlindedIdentifiers, number).elements
-            channel.send(bank, self._reply(bank, allowance, blinded), number)
-            number += 1
+            message: Any = channel.receive_any(
+                bank,
+                {
+                    payload.BlindedIdentifiers: answered,
+                    payload.ProfileRequest: profiles,
+                    payload.ConsentWithdrawn: withdrawals,
+                },
+            )
+            if isinstance(message, payload.BlindedIdentifiers):
+                channel.send(bank, self._reply(bank, allowance, message.elements), answered)
+                answered += 1
+            elif isinstance(message, payload.ProfileRequest):
+                channel.send(bank, self._profile(bank, message.consent), profiles)
+                profiles += 1
+            else:
+                self._consents.withdraw(message.withdrawal)
+                withdrawals += 1
 
     def _reply(
         self, bank: str, allowance: Allowance, blinded: bytes
@@ -180,29 +232,59 @@ class ServingHolder:
         self._answered[bank] += asked
         return payload.EvaluatedIdentifiers(elements=evaluate(self._key, blinded, workers=WORKERS))
 
+    def _profile(self, bank: str, consent: bytes) -> payload.Profile:
+        """Return what the contract lets ``bank`` see of the enterprise that consented, after noting that it is shown."""
+        try:
+            self._verify_valid()
+            agreed, digest = self._consents.verify(consent, bank)
+        except RefusedError as error:
+            return payload.Profile(refusal=error.code)
+        self._log(PrivateEvent, event="profile_shown", facts={"consent": digest, "bank": bank})
+        self._profiles += 1
+        rows = self._rows
+        until = rows.read_at + timedelta(seconds=self._scoring.max_age_seconds)
+        shown = payload.Profile(as_of=rows.read_at.isoformat(), valid_until=until.isoformat())
+        try:
+            row = rows.identifiers.index(agreed.enterprise.encode())
+        except ValueError:
+            return shown
+        shown.known = True
+        releases = self._scoring.profile.releases if self._scoring.profile else ()
+        if "coverage" in releases:
+            shown.columns_with_value, shown.columns = int(rows.filled[row]), len(self._model.columns)
+        if "band" in releases:
+            score, *_ = rows.columns
+            shown.band = 1 + int(np.count_nonzero(np.quantile(score, _FIFTHS) < score[row]))
+        if "reasons" in releases:
+            points = zip(self._groups, rows.columns[1:], strict=True)
+            shown.reasons.extend(group.name for group, values in points if values[row] < 0)
+        return shown
+
     def _refresh(self, channel: Channel) -> None:
         while not self._closing.wait(self._scoring.refresh_seconds):
             try:
-                self._columns = self._score(self._load())
+                self._rows = self._score(self._load())
             except FedshareError as error:
                 # The banks keep the column that they have, until it is too old for the contract.
                 self._report(Progress("serve", self._epoch, f"no new column: {error}"))
                 continue
             self._release(channel)
 
-    def _score(self, table: Table) -> tuple[list[bytes], list[NDArray[np.int64]]]:
-        """Return identifiers, and for each row the fixed-point score and the whole points of every reason group."""
+    def _score(self, table: Table) -> _Rows:
+        read_at = self._now().replace(microsecond=0)
         codes = self._model.assign(table, party=self._party)
         above = self._model.contributions(codes)
         columns = [encode_fixed(self._model.scores(codes), SCORE_BITS, "partial score")]
         columns += [
             self._scale.bin_points(self._model.group(above, set(group.columns))) for group in self._groups
         ]
-        return table.identifiers, columns
+        cells = [table.column(column.name) for column in self._model.columns]
+        filled = np.sum([~is_missing(each) for each in cells], axis=0)
+        return _Rows(table.identifiers, columns, np.broadcast_to(filled, len(table)), read_at)
 
     def _release(self, channel: Channel) -> None:
         """Seal the columns of the rows as they were last seen, in the order of their tags, and send them."""
-        session, (identifiers, columns) = channel.session, self._columns
+        session, identifiers, columns = channel.session, self._rows.identifiers, self._rows.columns
         keys = self._row_keys(identifiers)
         order = np.argsort(keys.tags.view("S16").ravel())
         pad_keys = np.ascontiguousarray(keys.pad_keys[order])

@@ -75,6 +75,8 @@ CREATE TRIGGER IF NOT EXISTS privacy_is_not_changed BEFORE UPDATE ON privacy
     BEGIN SELECT RAISE(ABORT, 'privacy that was spent is spent'); END;
 CREATE TABLE IF NOT EXISTS outcomes (
     epoch TEXT NOT NULL, customer BLOB NOT NULL, outcome BLOB NOT NULL, PRIMARY KEY (epoch, customer)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS withdrawals (
+    consent TEXT PRIMARY KEY, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -426,6 +428,28 @@ class NodeState:
             row = database.execute("SELECT entry FROM revocations WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def approved_by_name(self, contract: str) -> Contract:
+        """Return the one contract that this party approved of this name, or of a digest that begins so.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT canonical FROM contracts JOIN decisions USING (digest) WHERE verdict = 'approve'"
+            ).fetchall()
+        approved = [parse_contract(bytes(row[0])) for row in rows]
+        found = [
+            each
+            for each in approved
+            if each.name == contract or (len(contract) >= 8 and each.digest().startswith(contract))
+        ]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{len(found)} contracts that this party approved match {contract!r}: name one by its digest"
+            )
+        return found[0]
+
     def spend(self, digest: str, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of a contract's limits, and add ``amount`` to it unless that exceeds ``limit``.
 
@@ -496,6 +520,26 @@ class NodeState:
                 rows = ((epoch, customer, outcome) for customer, outcome in outcomes.items())
                 database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", rows)
         return changed
+
+    def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
+        """Remember that a consent was taken back; see ``consents.Withdrawals``."""
+        with self._database() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO withdrawals VALUES (?, ?, ?)",
+                (consent, enterprise, withdrawn_at.isoformat(timespec="seconds")),
+            )
+
+    def is_withdrawn(self, consent: str) -> bool:
+        """Return whether the consent of this digest was taken back."""
+        with self._database() as database:
+            row = database.execute("SELECT 1 FROM withdrawals WHERE consent = ?", (consent,)).fetchone()
+        return row is not None
+
+    def withdrawn_enterprises(self) -> set[bytes]:
+        """Return the enterprises that have taken a consent back."""
+        with self._database() as database:
+            rows = database.execute("SELECT DISTINCT enterprise FROM withdrawals").fetchall()
+        return {bytes(row[0]) for row in rows}
 
     def save_run(self, record: RunRecord) -> None:
         """Store where a run stands."""

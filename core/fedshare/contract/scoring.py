@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["ReasonGroup", "Scoring"]
+from fedshare.errors import ProtocolError
+from fedshare.identity.keys import decode_public_key
+
+__all__ = ["Profile", "ReasonGroup", "Scoring"]
 
 _PARTY = r"^[a-z][a-z0-9-]{0,31}$"
 _GROUP = r"^[a-z][a-z0-9-]{0,31}$"
@@ -36,6 +39,28 @@ class ReasonGroup(_Strict):
     columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
 
 
+class Profile(_Strict):
+    """What each holder shows a bank of an enterprise that consented to it by name.
+
+    Attributes:
+        consent_key: Ed25519 public key that attests consents, base64 of 32 bytes.
+        releases: ``coverage``: how many of its columns have a value; ``band``: in which fifth of its universe the
+            enterprise's partial score lies; ``reasons``: which of its reason groups stand below neutral.
+    """
+
+    consent_key: str
+    releases: Annotated[tuple[Literal["coverage", "band", "reasons"], ...], Field(min_length=1, max_length=3)]
+
+    @field_validator("consent_key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        try:
+            decode_public_key(value)
+        except ProtocolError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
 class Scoring(_Strict):
     """How the model may be used.
 
@@ -46,6 +71,7 @@ class Scoring(_Strict):
         fallback: what a bank answers where it has no shared score: nothing (``withhold``), or the score of its
             own columns alone, marked as such (``own_model``).
         reasons: the feature groups whose contributions holders release; none by default.
+        profile: what holders show of an enterprise that consented; nothing by default.
     """
 
     quota: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
@@ -53,6 +79,7 @@ class Scoring(_Strict):
     max_age_seconds: Annotated[int, Field(ge=1, le=_MAX_SECONDS)] = 2 * 86_400
     fallback: Literal["withhold", "own_model"] = "withhold"
     reasons: Annotated[tuple[ReasonGroup, ...], Field(max_length=100)] = ()
+    profile: Profile | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Scoring:

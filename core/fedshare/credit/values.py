@@ -12,7 +12,7 @@ from fedshare.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MISSING", "categorical_values", "numeric_values"]
+__all__ = ["MISSING", "categorical_values", "is_missing", "numeric_values"]
 
 MISSING = ""
 """What a missing category is after parsing; its bin is a bin like any other."""
@@ -71,6 +71,13 @@ def categorical_values(values: NDArray[Any]) -> NDArray[np.str_]:
         return np.char.strip(column)
     cells = [_text(cell) for cell in column.tolist()]
     return np.array(cells, dtype=np.str_)
+
+
+def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which cells of a numeric (float) or categorical (object) column are missing, shape ``[n]``."""
+    if values.dtype == object:
+        return np.array([_text(cell) == MISSING for cell in values.tolist()], dtype=np.bool_)
+    return np.asarray(np.isnan(values))
 
 
 def _text(cell: Any) -> str:  # noqa: ANN401 - a cell of any source

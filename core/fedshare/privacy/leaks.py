@@ -286,6 +286,56 @@ LEDGER: tuple[Leak, ...] = (
         needed="the bank says why there is no score",
     ),
     Leak(
+        message="ProfileRequest",
+        fields=("consent",),
+        phase="serve",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="which enterprise consented to this bank's seeing a profile of it: it is named",
+        label_holder=_SENT,
+        coordinator="that a bank asks for a profile, not whose",
+        auditor=_SIZES,
+        needed="each holder checks the consent itself before it shows anything",
+    ),
+    Leak(
+        message="Profile",
+        fields=(
+            "refusal",
+            "known",
+            "columns_with_value",
+            "columns",
+            "band",
+            "reasons",
+            "as_of",
+            "valid_until",
+        ),
+        phase="serve",
+        sender="feature_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_SENT,
+        label_holder="of an enterprise that consented, and of this holder alone: whether it knows it, and, where the "
+        "contract says so, how many of its columns have a value, in which fifth of its universe the partial score "
+        "lies, which reason groups stand below neutral; when the holder read its rows",
+        coordinator="that a holder answers",
+        auditor=_SIZES,
+        needed="the profile that the enterprise agreed to",
+    ),
+    Leak(
+        message="ConsentWithdrawn",
+        fields=("withdrawal",),
+        phase="serve",
+        sender="label_holder",
+        recipient="feature_holder",
+        sealed=True,
+        feature_holder="which enterprise took its consent back: it is named, and enters no training from then on",
+        label_holder=_SENT,
+        coordinator="that a short message was sent",
+        auditor=_SIZES,
+        needed="a withdrawal ends it at once, at every holder",
+    ),
+    Leak(
         message="Envelope",
         fields=("run_id", "phase", "step", "sender", "recipient", "sequence", "last", "ciphertext"),
         phase="",
@@ -566,9 +616,14 @@ def _bank_learns(contract: Contract) -> list[str]:
 def _scoring_shows_holder(contract: Contract) -> list[str]:
     if contract.scoring is None:
         return []
-    return [
+    lines = [
         f"in scoring: how many identifiers each bank asks for and when, {contract.scoring.quota:,} or fewer each"
     ]
+    if contract.scoring.profile is not None:
+        lines.append(
+            "in scoring: which enterprises consented to which bank's seeing a profile: they are named"
+        )
+    return lines
 
 
 def _scoring_shows_bank(contract: Contract) -> list[str]:
@@ -585,6 +640,11 @@ def _scoring_shows_bank(contract: Contract) -> list[str]:
         f"whole points (reason group {group.name})"
         for group in scoring.reasons
     ]
+    if scoring.profile is not None:
+        lines.append(
+            "in scoring: of enterprises that consented by name, from each holder alone: "
+            + ", ".join(scoring.profile.releases)
+        )
     return lines
 
 

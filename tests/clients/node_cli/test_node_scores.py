@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,120 +11,38 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from score_bank import running_bank
 
-from fedshare.contract.model import parse_contract
-from fedshare.contract.scoring import Scoring
-from fedshare.credit.column import ColumnBins
-from fedshare.errors import ConfigError, DataError, ProtocolError, UnavailableError
-from fedshare.identity.keys import IdentityKey
-from fedshare.scoring.answer import Band, verify_receipt
+from fedshare.errors import ConfigError, ProtocolError, UnavailableError
+from fedshare.scoring.answer import verify_receipt
 from fedshare.wire.v1 import scoring_pb2 as wire
 from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceStub
 from fedshare_clients.node.cli import main
-from fedshare_clients.node.config import load_config, parse_config
-from fedshare_clients.node.data import Table
+from fedshare_clients.node.config import parse_config
 from fedshare_clients.node.enrolment import TlsIdentity, connect
-from fedshare_clients.node.own_part import OwnPart
 from fedshare_clients.node.score_files import score_applicants
 from fedshare_clients.node.score_service import ScoreServer
 from fedshare_clients.node.score_tls import client_identity, open_authority, server_identity
 from fedshare_clients.node.score_wire import answer_from_wire, answer_to_wire, question_to_wire
-from fedshare_clients.node.scorer import Scorer, ScoringDesk
-from fedshare_clients.node.serving_bank import Opened
+from fedshare_clients.node.scorer import ScoringDesk
 from fedshare_clients.node.state import NodeState
-
-KEY = IdentityKey.from_raw(bytes(range(32)))
-BINS = ColumnBins("usage", "numeric", (0.5,), (), 2)  # below 0.5, from 0.5, missing
-RESULT = {
-    "bins": {"columns": [BINS.to_dict()], "dropped": []},
-    "weights": [-1.0, 1.0, 0.0],
-    "neutral": [0.0],
-    "intercept": 0.0,
-    "own_model": {"weights": [0.0, 0.0, 0.0], "neutral": [0.0], "intercept": 0.0},
-}
-
-
-class Holders:
-    """The holders' side of a serving run, in one process: some names are known, and one holder may be silent."""
-
-    def __init__(self):
-        self.holders, self.groups, self.closed = ["tax"], ["sales"], ""
-        self.rows = {f"known-{number}".encode(): Opened(0.5, (True,), (-7,)) for number in range(2000)}
-
-    def age_seconds(self):
-        return 1.0
-
-    def known(self, identifier):
-        return self.rows.get(identifier, Opened(None, (False,), ()))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def contract():
-    """Return the published test contract, with a section on scoring and identifiers of any form."""
-    vector = Path(__file__).parents[2] / "vectors/identity/contract.json"
-    document = json.loads(vector.read_text(encoding="utf-8"))["document"]
-    return parse_contract(
-        {**document, "alignment": {"identifier": "opaque", "quota": 10}, "scoring": {"quota": 10}}
-    )
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    """A running score service and the folder of its node."""
-    folder = tmp_path_factory.mktemp("bank")
-    address = f"127.0.0.1:{free_port()}"
-    (folder / "node.yaml").write_text(
-        f"""
-party: bank
-role: label_holder
-coordinator: {{address: "127.0.0.1:1", fleet: "127.0.0.1:1"}}
-data:
-  source: parquet
-  path: bank.parquet
-  identifier: code
-  identifier_kind: opaque
-  label: bad
-  columns: {{usage: {{kind: numeric, column: usage_rate}}}}
-scoring:
-  listen: {address}
-  bands: [{{name: approve, up_to: 0.5}}, {{name: decline}}]
-""",
-        encoding="utf-8",
-    )
-    state = NodeState(folder / "state")
-    state.create("label_holder", lambda size: bytes(range(size)) if size == 32 else bytes(size))
-    config = load_config(folder / "node.yaml")
-    rows = Table("rows", [b"known-0", b"known-1"], {"usage": np.array([0.0, 1.0])})
-    agreed, holders, desk = contract(), Holders(), ScoringDesk()
-    bands = [Band(band.name, band.up_to) for band in config.scoring.bands]
-    scorer = Scorer(
-        agreed,
-        Scoring(quota=10),
-        "model",
-        OwnPart(RESULT, lambda: rows),
-        holders,
-        state.identity(),
-        bands,
-        lambda: datetime(2026, 6, 1, tzinfo=UTC),
-        lambda: None,
-        1.0,
-    )
-    desk.open(scorer)
-    now = datetime.now(UTC)
-    authority = open_authority(state.folder, now, create=True)
-    with ScoreServer(desk, address, server_identity(authority, config.scoring.names, now)):
-        yield folder, address, client_identity(authority, "loans", now), holders
+    with running_bank(tmp_path_factory.mktemp("bank")) as running:
+        yield running.folder, running.address, running.tls, running.holders
 
 
 def ask(address, tls, **question):
     with connect(address, tls) as channel:
         request = wire.ScoreRequest(question=wire.Question(**question))
         return answer_from_wire(ScoreServiceStub(channel).Score(request, timeout=10).answer)
+
+
+def score(address, tls, contract, questions):
+    with connect(address, tls) as channel:
+        return score_applicants(channel, contract, questions)
 
 
 def command(folder, *words):
@@ -165,7 +80,7 @@ def test_a_question_that_cannot_be_understood_is_an_invalid_argument(bank):
 def test_a_contract_that_is_not_served_here_is_a_failed_precondition(bank):
     _, address, tls, _ = bank
     with pytest.raises(ConfigError, match="0 contracts"):
-        score_applicants(address, tls, "another", [question_to_wire("known-1", {})])
+        score(address, tls, "another", [question_to_wire("known-1", {})])
 
 
 def test_nobody_without_a_certificate_of_the_banks_own_authority_is_answered(bank, tmp_path):
@@ -174,13 +89,13 @@ def test_nobody_without_a_certificate_of_the_banks_own_authority_is_answered(ban
     stranger = client_identity(foreign, "loans", datetime.now(UTC))
     forged = TlsIdentity(tls.ca_pem, stranger.certificate_pem, stranger.key_pem)
     with pytest.raises(UnavailableError):
-        score_applicants(address, forged, "", [question_to_wire("known-1", {})])
+        score(address, forged, "", [question_to_wire("known-1", {})])
 
 
 def test_many_are_answered_in_their_order(bank):
     _, address, tls, _ = bank
     names = [f"known-{number}" for number in range(1234)]
-    answers = score_applicants(address, tls, "joint-score", [question_to_wire(name, {}) for name in names])
+    answers = score(address, tls, "joint-score", [question_to_wire(name, {}) for name in names])
     assert [answer.enterprise for answer in answers] == names
 
 
@@ -309,13 +224,3 @@ def test_an_answer_survives_the_wire(bank):
         assert answer_from_wire(answer_to_wire(answer)).receipt == answer.receipt
     with pytest.raises(ProtocolError):
         answer_from_wire(wire.ScoreAnswer(status="guessed", own_columns="table"))
-
-
-def test_a_scorer_refuses_what_is_no_identifier():
-    rows = Table("rows", [b"a"], {"usage": np.array([0.0])})
-    scorer = Scorer(
-        contract(), Scoring(quota=1), "m", OwnPart(RESULT, lambda: rows), Holders(), KEY, [],
-        lambda: datetime(2026, 6, 1, tzinfo=UTC), lambda: None, 1.0,
-    )  # fmt: skip
-    with pytest.raises(DataError, match="identifier"):
-        asyncio.run(scorer.answer("", {}))

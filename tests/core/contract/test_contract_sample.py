@@ -37,6 +37,7 @@ MODELS = [
     log.LogTerms,
     scoring.Scoring,
     scoring.ReasonGroup,
+    scoring.Profile,
 ]
 
 

@@ -163,11 +163,16 @@ def test_the_leak_between_two_banks_stands_in_the_summary():
 def test_what_scoring_shows_is_said_in_numbers_and_only_where_it_is_agreed():
     assert "in scoring" not in summarise(contract())
     reasons = [{"name": "sales", "party": "tax", "columns": ["turnover"]}]
-    agreed = contract(scoring={"quota": 1234, "refresh_seconds": 86_400, "reasons": reasons})
+    profile = {"consent_key": contract().parties[0].identity_key, "releases": ["coverage", "band"]}
+    agreed = contract(
+        scoring={"quota": 1234, "refresh_seconds": 86_400, "reasons": reasons, "profile": profile}
+    )
     days = (agreed.valid_until - agreed.valid_from).days
     assert columns_at_most(agreed) == days + 1
     page = " ".join(summarise(agreed).split())
     assert "any 1,234 enterprises" in page
     assert f"over {days + 1:,} columns or fewer" in page
     assert "(reason group sales)" in page
+    assert "from each holder alone: coverage, band" in page
+    assert "which enterprises consented to which bank's seeing a profile" in page
     assert "how many identifiers each bank asks for and when, 1,234 or fewer each" in page

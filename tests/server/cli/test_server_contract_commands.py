@@ -235,8 +235,9 @@ def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
 
 
 def test_a_serving_run_is_ended_in_good_order_and_a_training_run_is_not(
-    store: Store, run: int, capsys: pytest.CaptureFixture[str]
+    store: Store, run: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fedshare_server.commands_run._POLL_SECONDS", 0.0)
     assert call("end", str(run)) == 2
     assert "not a serving run" in capsys.readouterr().err
     store.add_event("serving", "serves the model of run 1", run)

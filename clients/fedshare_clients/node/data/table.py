@@ -12,6 +12,7 @@ from fedshare.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -116,6 +117,12 @@ class Table:
                 f"{missing} of {len(found)} enterprises asked for have no row", source=self.source
             )
         return self.take(np.array(found, dtype=np.int64))
+
+    def without(self, identifiers: AbstractSet[bytes]) -> Table:
+        """Return this table without the rows of these enterprises."""
+        if identifiers.isdisjoint(self.identifiers):
+            return self
+        return self.take(np.array([each not in identifiers for each in self.identifiers], dtype=np.bool_))
 
     def extended(self, identifiers: Sequence[bytes]) -> Table:
         """Return this table with a row without values for every enterprise that it does not have yet."""

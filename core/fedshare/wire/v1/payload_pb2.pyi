@@ -465,3 +465,95 @@ class KeysRefused(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "left", b"left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ProfileRequest(message.Message):
+    """Label holder to feature holder, phase "serve": asks for the profile of one enterprise, which is named."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONSENT_FIELD_NUMBER: builtins.int
+    consent: builtins.bytes
+    """The enterprise's consent as signed by the key that the contract names (DSSE). The holder checks the signature, the
+    contract, the bank, the time, and that it was not withdrawn.
+    """
+    def __init__(
+        self,
+        *,
+        consent: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["consent", b"consent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Profile(message.Message):
+    """Feature holder to label holder, phase "serve": what the contract lets it show, or why it shows nothing."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REFUSAL_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    COLUMNS_WITH_VALUE_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    BAND_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    VALID_UNTIL_FIELD_NUMBER: builtins.int
+    refusal: builtins.str
+    """A stable word why nothing is shown; empty if something is, and no other field is set otherwise."""
+    known: builtins.bool
+    """Whether the holder knows the enterprise; the fields below are set only then."""
+    columns_with_value: builtins.int
+    """How many of its columns in the model have a value."""
+    columns: builtins.int
+    """How many columns it has in the model."""
+    band: builtins.int
+    """In which fifth of the holder's universe the partial score lies, from 1, least risk, to 5; 0 if not released."""
+    as_of: builtins.str
+    """When the holder read its rows, ISO 8601, UTC."""
+    valid_until: builtins.str
+    """Until when the contract lets it be used, ISO 8601, UTC."""
+    @builtins.property
+    def reasons(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Reason groups of the holder below neutral."""
+
+    def __init__(
+        self,
+        *,
+        refusal: builtins.str = ...,
+        known: builtins.bool = ...,
+        columns_with_value: builtins.int = ...,
+        columns: builtins.int = ...,
+        band: builtins.int = ...,
+        reasons: abc.Iterable[builtins.str] | None = ...,
+        as_of: builtins.str = ...,
+        valid_until: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "band", b"band", "columns", b"columns", "columns_with_value", b"columns_with_value", "known", b"known", "reasons", b"reasons", "refusal", b"refusal", "valid_until", b"valid_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConsentWithdrawn(message.Message):
+    """Label holder to feature holder, phase "serve": an enterprise has taken its consent back."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WITHDRAWAL_FIELD_NUMBER: builtins.int
+    withdrawal: builtins.bytes
+    """As signed by the key that the contract names (DSSE). The holder checks the signature."""
+    def __init__(
+        self,
+        *,
+        withdrawal: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["withdrawal", b"withdrawal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

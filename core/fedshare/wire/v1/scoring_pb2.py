@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from fedshare.wire.v1 import payload_pb2 as fedshare_dot_wire_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/scoring.proto\x12\x10\x66\x65\x64share.wire.v1\"1\n\x04\x43\x65ll\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"\xa0\x01\n\x08Question\x12\x12\n\nenterprise\x18\x01 \x01(\t\x12\x38\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\'.fedshare.wire.v1.Question.ColumnsEntry\x1a\x46\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.fedshare.wire.v1.Cell:\x02\x38\x01\"\x8c\x03\n\x0bScoreAnswer\x12\x12\n\nenterprise\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06points\x18\x05 \x01(\x12H\x01\x88\x01\x01\x12\x0c\n\x04\x62\x61nd\x18\x06 \x01(\t\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12=\n\x08\x63overage\x18\x08 \x03(\x0b\x32+.fedshare.wire.v1.ScoreAnswer.CoverageEntry\x12\x13\n\x0bown_columns\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x18\n\x0b\x61ge_seconds\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tscored_at\x18\x0c \x01(\t\x12\x0f\n\x07receipt\x18\r \x01(\t\x1a/\n\rCoverageEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\x42\x0e\n\x0c_probabilityB\t\n\x07_pointsB\x0e\n\x0c_age_seconds\"N\n\x0cScoreRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12,\n\x08question\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.Question\">\n\rScoreResponse\x12-\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1d.fedshare.wire.v1.ScoreAnswer\"T\n\x11ScoreBatchRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12-\n\tquestions\x18\x02 \x03(\x0b\x32\x1a.fedshare.wire.v1.Question\"D\n\x12ScoreBatchResponse\x12.\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1d.fedshare.wire.v1.ScoreAnswer2\xb5\x01\n\x0cScoreService\x12H\n\x05Score\x12\x1e.fedshare.wire.v1.ScoreRequest\x1a\x1f.fedshare.wire.v1.ScoreResponse\x12[\n\nScoreBatch\x12#.fedshare.wire.v1.ScoreBatchRequest\x1a$.fedshare.wire.v1.ScoreBatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/scoring.proto\x12\x10\x66\x65\x64share.wire.v1\x1a\x1e\x66\x65\x64share/wire/v1/payload.proto\"1\n\x04\x43\x65ll\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"\xa0\x01\n\x08Question\x12\x12\n\nenterprise\x18\x01 \x01(\t\x12\x38\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\'.fedshare.wire.v1.Question.ColumnsEntry\x1a\x46\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.fedshare.wire.v1.Cell:\x02\x38\x01\"\x8c\x03\n\x0bScoreAnswer\x12\x12\n\nenterprise\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06points\x18\x05 \x01(\x12H\x01\x88\x01\x01\x12\x0c\n\x04\x62\x61nd\x18\x06 \x01(\t\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12=\n\x08\x63overage\x18\x08 \x03(\x0b\x32+.fedshare.wire.v1.ScoreAnswer.CoverageEntry\x12\x13\n\x0bown_columns\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x18\n\x0b\x61ge_seconds\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tscored_at\x18\x0c \x01(\t\x12\x0f\n\x07receipt\x18\r \x01(\t\x1a/\n\rCoverageEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\x42\x0e\n\x0c_probabilityB\t\n\x07_pointsB\x0e\n\x0c_age_seconds\"N\n\x0cScoreRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12,\n\x08question\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.Question\">\n\rScoreResponse\x12-\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1d.fedshare.wire.v1.ScoreAnswer\"T\n\x11ScoreBatchRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12-\n\tquestions\x18\x02 \x03(\x0b\x32\x1a.fedshare.wire.v1.Question\"D\n\x12ScoreBatchResponse\x12.\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1d.fedshare.wire.v1.ScoreAnswer\"7\n\x12ShowProfileRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0f\n\x07\x63onsent\x18\x02 \x01(\x0c\"\xd4\x01\n\x13ShowProfileResponse\x12-\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1d.fedshare.wire.v1.ScoreAnswer\x12\x43\n\x07holders\x18\x02 \x03(\x0b\x32\x32.fedshare.wire.v1.ShowProfileResponse.HoldersEntry\x1aI\n\x0cHoldersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.fedshare.wire.v1.Profile:\x02\x38\x01\">\n\x16WithdrawConsentRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x12\n\nwithdrawal\x18\x02 \x01(\x0c\"\x19\n\x17WithdrawConsentResponse2\xf9\x02\n\x0cScoreService\x12H\n\x05Score\x12\x1e.fedshare.wire.v1.ScoreRequest\x1a\x1f.fedshare.wire.v1.ScoreResponse\x12[\n\nScoreBatch\x12#.fedshare.wire.v1.ScoreBatchRequest\x1a$.fedshare.wire.v1.ScoreBatchResponse(\x01\x30\x01\x12Z\n\x0bShowProfile\x12$.fedshare.wire.v1.ShowProfileRequest\x1a%.fedshare.wire.v1.ShowProfileResponse\x12\x66\n\x0fWithdrawConsent\x12(.fedshare.wire.v1.WithdrawConsentRequest\x1a).fedshare.wire.v1.WithdrawConsentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +36,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUESTION_COLUMNSENTRY']._serialized_options = b'8\001'
   _globals['_SCOREANSWER_COVERAGEENTRY']._loaded_options = None
   _globals['_SCOREANSWER_COVERAGEENTRY']._serialized_options = b'8\001'
-  _globals['_CELL']._serialized_start=52
-  _globals['_CELL']._serialized_end=101
-  _globals['_QUESTION']._serialized_start=104
-  _globals['_QUESTION']._serialized_end=264
-  _globals['_QUESTION_COLUMNSENTRY']._serialized_start=194
-  _globals['_QUESTION_COLUMNSENTRY']._serialized_end=264
-  _globals['_SCOREANSWER']._serialized_start=267
-  _globals['_SCOREANSWER']._serialized_end=663
-  _globals['_SCOREANSWER_COVERAGEENTRY']._serialized_start=573
-  _globals['_SCOREANSWER_COVERAGEENTRY']._serialized_end=620
-  _globals['_SCOREREQUEST']._serialized_start=665
-  _globals['_SCOREREQUEST']._serialized_end=743
-  _globals['_SCORERESPONSE']._serialized_start=745
-  _globals['_SCORERESPONSE']._serialized_end=807
-  _globals['_SCOREBATCHREQUEST']._serialized_start=809
-  _globals['_SCOREBATCHREQUEST']._serialized_end=893
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=895
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=963
-  _globals['_SCORESERVICE']._serialized_start=966
-  _globals['_SCORESERVICE']._serialized_end=1147
+  _globals['_SHOWPROFILERESPONSE_HOLDERSENTRY']._loaded_options = None
+  _globals['_SHOWPROFILERESPONSE_HOLDERSENTRY']._serialized_options = b'8\001'
+  _globals['_CELL']._serialized_start=84
+  _globals['_CELL']._serialized_end=133
+  _globals['_QUESTION']._serialized_start=136
+  _globals['_QUESTION']._serialized_end=296
+  _globals['_QUESTION_COLUMNSENTRY']._serialized_start=226
+  _globals['_QUESTION_COLUMNSENTRY']._serialized_end=296
+  _globals['_SCOREANSWER']._serialized_start=299
+  _globals['_SCOREANSWER']._serialized_end=695
+  _globals['_SCOREANSWER_COVERAGEENTRY']._serialized_start=605
+  _globals['_SCOREANSWER_COVERAGEENTRY']._serialized_end=652
+  _globals['_SCOREREQUEST']._serialized_start=697
+  _globals['_SCOREREQUEST']._serialized_end=775
+  _globals['_SCORERESPONSE']._serialized_start=777
+  _globals['_SCORERESPONSE']._serialized_end=839
+  _globals['_SCOREBATCHREQUEST']._serialized_start=841
+  _globals['_SCOREBATCHREQUEST']._serialized_end=925
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=927
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=995
+  _globals['_SHOWPROFILEREQUEST']._serialized_start=997
+  _globals['_SHOWPROFILEREQUEST']._serialized_end=1052
+  _globals['_SHOWPROFILERESPONSE']._serialized_start=1055
+  _globals['_SHOWPROFILERESPONSE']._serialized_end=1267
+  _globals['_SHOWPROFILERESPONSE_HOLDERSENTRY']._serialized_start=1194
+  _globals['_SHOWPROFILERESPONSE_HOLDERSENTRY']._serialized_end=1267
+  _globals['_WITHDRAWCONSENTREQUEST']._serialized_start=1269
+  _globals['_WITHDRAWCONSENTREQUEST']._serialized_end=1331
+  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_start=1333
+  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_end=1358
+  _globals['_SCORESERVICE']._serialized_start=1361
+  _globals['_SCORESERVICE']._serialized_end=1738
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from fedshare.wire.v1 import payload_pb2 as payload_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf.internal import containers as containers
@@ -289,5 +290,117 @@ class ScoreBatchResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowProfileRequest(message.Message):
+    """See ScoreService.ShowProfile."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONTRACT_FIELD_NUMBER: builtins.int
+    CONSENT_FIELD_NUMBER: builtins.int
+    contract: builtins.str
+    """As in ScoreRequest."""
+    consent: builtins.bytes
+    """The enterprise's consent as signed by the key that the contract names (DSSE)."""
+    def __init__(
+        self,
+        *,
+        contract: builtins.str = ...,
+        consent: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["consent", b"consent", "contract", b"contract"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowProfileResponse(message.Message):
+    """See ScoreService.ShowProfile."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class HoldersEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @builtins.property
+        def value(self) -> payload_pb2.Profile: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: payload_pb2.Profile | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ANSWER_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def answer(self) -> ScoreAnswer:
+        """The shared score, as Score would give it."""
+
+    @builtins.property
+    def holders(self) -> containers.MessageMap[builtins.str, payload_pb2.Profile]:
+        """What each holder shows, by holder."""
+
+    def __init__(
+        self,
+        *,
+        answer: ScoreAnswer | None = ...,
+        holders: abc.Mapping[builtins.str, payload_pb2.Profile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer", b"answer", "holders", b"holders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WithdrawConsentRequest(message.Message):
+    """See ScoreService.WithdrawConsent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONTRACT_FIELD_NUMBER: builtins.int
+    WITHDRAWAL_FIELD_NUMBER: builtins.int
+    contract: builtins.str
+    """As in ScoreRequest."""
+    withdrawal: builtins.bytes
+    """As signed by the key that the contract names (DSSE)."""
+    def __init__(
+        self,
+        *,
+        contract: builtins.str = ...,
+        withdrawal: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["contract", b"contract", "withdrawal", b"withdrawal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WithdrawConsentResponse(message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

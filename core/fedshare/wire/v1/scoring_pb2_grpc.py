@@ -47,6 +47,16 @@ class ScoreServiceStub(object):
                 request_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchRequest.SerializeToString,
                 response_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchResponse.FromString,
                 _registered_method=True)
+        self.ShowProfile = channel.unary_unary(
+                '/fedshare.wire.v1.ScoreService/ShowProfile',
+                request_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileRequest.SerializeToString,
+                response_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileResponse.FromString,
+                _registered_method=True)
+        self.WithdrawConsent = channel.unary_unary(
+                '/fedshare.wire.v1.ScoreService/WithdrawConsent',
+                request_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentRequest.SerializeToString,
+                response_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentResponse.FromString,
+                _registered_method=True)
 
 
 class ScoreServiceServicer(object):
@@ -69,6 +79,21 @@ class ScoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowProfile(self, request, context):
+        """What the contract lets the holders show of an enterprise that consented. A consent that does not count is
+        PERMISSION_DENIED, with its code in brackets; a holder that does not answer is UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawConsent(self, request, context):
+        """Tells the node and every holder that an enterprise has taken its consent back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +106,16 @@ def add_ScoreServiceServicer_to_server(servicer, server):
                     servicer.ScoreBatch,
                     request_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchRequest.FromString,
                     response_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchResponse.SerializeToString,
+            ),
+            'ShowProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowProfile,
+                    request_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileRequest.FromString,
+                    response_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileResponse.SerializeToString,
+            ),
+            'WithdrawConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawConsent,
+                    request_deserializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentRequest.FromString,
+                    response_serializer=fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +175,60 @@ class ScoreService(object):
             '/fedshare.wire.v1.ScoreService/ScoreBatch',
             fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchRequest.SerializeToString,
             fedshare_dot_wire_dot_v1_dot_scoring__pb2.ScoreBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedshare.wire.v1.ScoreService/ShowProfile',
+            fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileRequest.SerializeToString,
+            fedshare_dot_wire_dot_v1_dot_scoring__pb2.ShowProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedshare.wire.v1.ScoreService/WithdrawConsent',
+            fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentRequest.SerializeToString,
+            fedshare_dot_wire_dot_v1_dot_scoring__pb2.WithdrawConsentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,12 @@ class ScoreServiceStub:
     """One enterprise."""
     ScoreBatch: grpc.StreamStreamMultiCallable[scoring_pb2.ScoreBatchRequest, scoring_pb2.ScoreBatchResponse]
     """Many: one response for each request, in their order."""
+    ShowProfile: grpc.UnaryUnaryMultiCallable[scoring_pb2.ShowProfileRequest, scoring_pb2.ShowProfileResponse]
+    """What the contract lets the holders show of an enterprise that consented. A consent that does not count is
+    PERMISSION_DENIED, with its code in brackets; a holder that does not answer is UNAVAILABLE.
+    """
+    WithdrawConsent: grpc.UnaryUnaryMultiCallable[scoring_pb2.WithdrawConsentRequest, scoring_pb2.WithdrawConsentResponse]
+    """Tells the node and every holder that an enterprise has taken its consent back."""
 
 @typing.type_check_only
 class ScoreServiceAsyncStub(ScoreServiceStub):
@@ -53,6 +59,12 @@ class ScoreServiceAsyncStub(ScoreServiceStub):
     """One enterprise."""
     ScoreBatch: aio.StreamStreamMultiCallable[scoring_pb2.ScoreBatchRequest, scoring_pb2.ScoreBatchResponse]  # type: ignore[assignment]
     """Many: one response for each request, in their order."""
+    ShowProfile: aio.UnaryUnaryMultiCallable[scoring_pb2.ShowProfileRequest, scoring_pb2.ShowProfileResponse]  # type: ignore[assignment]
+    """What the contract lets the holders show of an enterprise that consented. A consent that does not count is
+    PERMISSION_DENIED, with its code in brackets; a holder that does not answer is UNAVAILABLE.
+    """
+    WithdrawConsent: aio.UnaryUnaryMultiCallable[scoring_pb2.WithdrawConsentRequest, scoring_pb2.WithdrawConsentResponse]  # type: ignore[assignment]
+    """Tells the node and every holder that an enterprise has taken its consent back."""
 
 class ScoreServiceServicer(metaclass=abc_1.ABCMeta):
     """Answers a bank's own systems, at the bank's node and nowhere else: these messages never leave the bank. Mutual TLS with
@@ -75,5 +87,23 @@ class ScoreServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[scoring_pb2.ScoreBatchResponse], abc.AsyncIterator[scoring_pb2.ScoreBatchResponse]]:
         """Many: one response for each request, in their order."""
+
+    @abc_1.abstractmethod
+    def ShowProfile(
+        self,
+        request: scoring_pb2.ShowProfileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[scoring_pb2.ShowProfileResponse, abc.Awaitable[scoring_pb2.ShowProfileResponse]]:
+        """What the contract lets the holders show of an enterprise that consented. A consent that does not count is
+        PERMISSION_DENIED, with its code in brackets; a holder that does not answer is UNAVAILABLE.
+        """
+
+    @abc_1.abstractmethod
+    def WithdrawConsent(
+        self,
+        request: scoring_pb2.WithdrawConsentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[scoring_pb2.WithdrawConsentResponse, abc.Awaitable[scoring_pb2.WithdrawConsentResponse]]:
+        """Tells the node and every holder that an enterprise has taken its consent back."""
 
 def add_ScoreServiceServicer_to_server(servicer: ScoreServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
