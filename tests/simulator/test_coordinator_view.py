@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from simulation import Simulation, small_economy
+from simulation import Simulation, small_economy, split_banks
 
-from fedshare.identity.session import _derive
+from fedshare.identity.session import Session, _derive
 from fedshare.sealed import OprfKey, derive
 from fedshare_clients.node.data import Table
+from fedshare_clients.node.label_holder import LabelHolder
 from fedshare_clients.node.service import PHASES
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Recorded:
                 self.secrets[f"mask of {party} and {peer}, run {run_id}"] = session.shared_secret(
                     peer, "row masks"
                 )
-            if party == "bank":
-                for holder, keys in run.role._pad_keys.items():  # type: ignore[union-attr]
+            if isinstance(run.role, LabelHolder):
+                for holder, keys in run.role._pad_keys.items():
                     self._add(f"pad key at {holder}, run {run_id}", keys)
             else:
                 self._add(f"pad key of {party}, run {run_id}", run.role._sealer._pad_keys)  # type: ignore[union-attr]
@@ -76,6 +77,9 @@ class Recorded:
             for value in (*reply, *reply.values())
         )
         return envelopes + replies
+
+    def banks(self) -> list[str]:
+        return [bank.id for bank in self.simulation.contract.banks()]
 
     def sizes(self) -> dict[tuple[str, str], list[tuple[str, str, int, bool, int]]]:
         """Return what an observer can count, per direction, in the order of sequence numbers."""
@@ -97,9 +101,19 @@ def tags() -> list[bytes]:
     return []
 
 
-@pytest.fixture(scope="module")
-def recorded(oblivious_keys: list[bytes], tags: list[bytes]) -> Iterator[Recorded]:
+ECONOMIES = {
+    "one bank": small_economy(CUSTOMERS, UNIVERSE),
+    "three banks": split_banks(small_economy(CUSTOMERS, UNIVERSE), (0.5, 0.3, 0.2)),
+}
+
+
+@pytest.fixture(scope="module", params=ECONOMIES)
+def recorded(
+    request: pytest.FixtureRequest, oblivious_keys: list[bytes], tags: list[bytes]
+) -> Iterator[Recorded]:
     """Two runs, in which every oblivious key and every tag was also written down."""
+    oblivious_keys.clear()
+    tags.clear()
     with pytest.MonkeyPatch.context() as patch:
         generate = OprfKey.generate
 
@@ -115,7 +129,7 @@ def recorded(oblivious_keys: list[bytes], tags: list[bytes]) -> Iterator[Recorde
 
         patch.setattr("fedshare_clients.node.feature_holder.derive", noted_rows)
         patch.setattr("fedshare_clients.node.feature_holder.OprfKey.generate", noted)
-        yield Recorded(small_economy(CUSTOMERS, UNIVERSE))
+        yield Recorded(ECONOMIES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -220,11 +234,12 @@ def test_the_search_would_find_a_column_that_crosses(recorded: Recorded) -> None
 
 @pytest.mark.parametrize("kind", ["u1", "<i4", ">i4", "<i8", ">i8", "<f4", ">f4", "<f8", ">f8"])
 def test_no_piece_of_the_label_vector_crosses(kind: str, recorded: Recorded, transcript: bytes) -> None:
-    label = recorded.simulation.platforms["bank"].table.label
-    size = 64 if kind == "u1" else 16
-    for start in range(0, len(label) - size, size):
-        assert label[start : start + size].astype(kind).tobytes() not in transcript
-    assert np.packbits(label.astype(np.uint8))[:12].tobytes() not in transcript
+    for bank in recorded.banks():
+        label = recorded.simulation.platforms[bank].table.label
+        size = 64 if kind == "u1" else 16
+        for start in range(0, len(label) - size, size):
+            assert label[start : start + size].astype(kind).tobytes() not in transcript
+        assert np.packbits(label.astype(np.uint8))[:12].tobytes() not in transcript
 
 
 def test_no_score_or_weight_of_the_model_crosses(recorded: Recorded, transcript: bytes) -> None:
@@ -232,10 +247,11 @@ def test_no_score_or_weight_of_the_model_crosses(recorded: Recorded, transcript:
         assert platform.result is not None
         for spelling in spellings(platform.result["weights"]):
             assert len(spelling) < 6 or spelling not in transcript
-    customers = recorded.simulation.platforms["bank"].customers
-    assert customers is not None
-    for spelling in spellings(customers["score"]):
-        assert len(spelling) < 6 or spelling not in transcript
+    for bank in recorded.banks():
+        customers = recorded.simulation.platforms[bank].customers
+        assert customers is not None
+        for spelling in spellings(customers["score"]):
+            assert len(spelling) < 6 or spelling not in transcript
 
 
 def test_no_pad_key_mask_or_session_key_crosses(recorded: Recorded, transcript: bytes) -> None:
@@ -269,12 +285,30 @@ def test_no_pad_key_repeats_between_holders_or_runs(recorded: Recorded) -> None:
 def test_replies_hold_hellos_and_what_the_contract_lets_out_only(recorded: Recorded) -> None:
     for phase, replies in zip(itertools.cycle(PHASES), recorded.simulation.replies, strict=False):
         for party, reply in replies.items():
-            extra = {"hello": {"hello"}, "evaluate": {"metrics"} if party == "bank" else set()}.get(
+            extra = {"hello": {"hello"}, "evaluate": {"metrics"} if party in recorded.banks() else set()}.get(
                 phase, set()
             )
             assert set(reply) == {"status", "party", *extra}
 
 
+def test_no_seed_of_a_mask_between_banks_crosses_and_none_repeats() -> None:
+    seeds: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        shared_secret = Session.shared_secret
+
+        def noted(self: Session, peer: str, purpose: str) -> bytes:
+            secret = shared_secret(self, peer, purpose)
+            if self.party < peer and purpose.startswith("mask|"):
+                seeds.append(secret)
+            return secret
+
+        patch.setattr(Session, "shared_secret", noted)
+        transcript = Recorded(ECONOMIES["three banks"]).transcript()
+    assert len(set(seeds)) == len(seeds) > 100
+    assert not any(seed in transcript for seed in seeds)
+
+
+@pytest.mark.parametrize("recorded", ["one bank"], indirect=True)
 def test_sizes_depend_on_sizes_only(recorded: Recorded) -> None:
     """Other labels and other customers, as many as before, known to the holders as well as before."""
     tables = small_economy(CUSTOMERS, UNIVERSE)
