@@ -142,10 +142,11 @@ def test_an_iteration_moves_eight_bytes_per_row_bank_and_direction(completed):
         assert per_iteration == pytest.approx(2 * 8 * UNIVERSE, rel=0.10)
 
 
-def test_the_report_is_one_file(completed):
+def test_the_report_needs_no_network_and_links_to_pages_beside_it(completed):
     out, _, _ = completed
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""src=["'](?!data:)""", page)
+    assert all((out / link).is_file() for link in re.findall(r"""href=["']([^"'#]+)""", page))
     assert page.count("data:image/svg+xml") >= 4
 
 
