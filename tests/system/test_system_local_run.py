@@ -18,6 +18,15 @@ import pytest
 import yaml
 from adbc_driver_postgresql import dbapi
 
+from fedshare.audit.checkpoint import Checkpoint
+from fedshare.audit.entries import Entry
+from fedshare.audit.notes import parse_note
+from fedshare.audit.policy import Policy
+from fedshare.audit.storage import FolderSource
+from fedshare.audit.tiles import read_bundle
+from fedshare_clients.auditor.verify import verify_log
+from fedshare_clients.node.manifest import verify_result
+
 pytestmark = pytest.mark.system
 
 COMMAND = [sys.executable, "-c", "import sys; from fedshare_clients.local.cli import main; sys.exit(main())"]
@@ -148,6 +157,38 @@ def test_the_report_needs_no_network_and_links_to_pages_beside_it(completed):
     assert not re.search(r"""src=["'](?!data:)""", page)
     assert all((out / link).is_file() for link in re.findall(r"""href=["']([^"'#]+)""", page))
     assert page.count("data:image/svg+xml") >= 4
+
+
+def test_the_audit_log_is_left_with_its_policy_and_verifies(completed):
+    out, _, printed = completed
+    assert re.search(
+        r"^audit: log 127\.0\.0\.1/log: \d+ entries, cosigned by bank, bank-b, court, registry, tax; the log is good$",
+        printed,
+        re.MULTILINE,
+    )
+    assert sorted(path.name for path in (out / "log").iterdir()) == ["checkpoint", "tile"]
+    policy = Policy.parse((out / "policy.txt").read_bytes())
+    checked = verify_log(FolderSource(out / "log"), policy)
+    assert checked.findings == []
+    assert checked.statements["approval"] == checked.statements["model_manifest"] == 5
+    assert checked.statements["phase_opened"] == checked.statements["phase_closed"] == 6
+    # Every party has accounted for every phase in which envelopes pass.
+    assert checked.statements["envelopes"] == 20
+
+
+def test_what_each_party_kept_opens_its_commitment_in_the_log(completed):
+    out, report, _ = completed
+    announced = {}
+    for party in ("bank", "bank-b", "court", "registry", "tax"):
+        result = json.loads(
+            (out / party / "state" / "runs" / str(report["run_id"]) / "result.json").read_text()
+        )
+        announced[party] = verify_result(result)
+    source = FolderSource(out / "log")
+    size = Checkpoint.parse(parse_note(source.read("checkpoint")).text).size
+    said = [Entry.parse(entry).statement for entry in read_bundle(source, 0, size)]
+    manifests = [each for each in said if each.kind == "model_manifest"]
+    assert [each.components for each in manifests] == [announced] * 5
 
 
 def test_the_coordinator_keeps_nothing_of_the_data(completed):

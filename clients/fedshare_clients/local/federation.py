@@ -26,6 +26,7 @@ from fedshare_clients.node.report import report_run
 from fedshare_clients.node.report_data import check_data
 from fedshare_clients.node.state import NodeState
 
+from .audit import keep_log, verify_copy
 from .check import Customers, centralised_metrics
 from .processes import Processes
 from .report import build_report, write_report
@@ -63,6 +64,9 @@ def run_experiment(
     local = _LocalFederation(experiment, out, say)
     with Processes(out / "logs", {"FEDSHARE_STATE": str(out / "coordinator")}) as processes:
         run_id = local.run(processes)
+        party = next(iter(experiment.parties))
+        keep_log(processes, out / party / "node.yaml", experiment.name, out)
+    verify_copy(processes, out, say)
     results = {
         party: _read_json(out / party / "state" / "runs" / str(run_id) / "result.json")
         for party in experiment.parties
@@ -291,7 +295,7 @@ def _data_settings(experiment: Experiment, party: ExperimentParty) -> dict[str, 
 
 def _make_room(out: Path) -> None:
     """Create ``out``, or check that it holds nothing that this command would mix with."""
-    for name in ("coordinator", "logs", "report.json", "contract.yaml"):
+    for name in ("coordinator", "logs", "log", "policy.txt", "report.json", "contract.yaml"):
         if (out / name).exists():
             raise ConfigError(
                 f"{out}: holds the results of an earlier run ({name}); name another folder with --out, or remove this one"
