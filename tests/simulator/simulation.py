@@ -26,8 +26,10 @@ from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.sealed.randomness import Stream
+from fedshare_clients.node.bank_portfolio import BankPortfolio, StoredAnswer
 from fedshare_clients.node.config import PrivacyConfig
 from fedshare_clients.node.data import Table
+from fedshare_clients.node.pricing import PortfolioConfig
 from fedshare_clients.node.privacy import PrivacyAccount
 from fedshare_clients.node.service import PHASES, SERVING_PHASES, NodeService
 from fedshare_clients.node.serving import ScoringSettings
@@ -177,6 +179,7 @@ class MemoryPlatform:
     unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
+    remembered: list[StoredAnswer] = field(default_factory=list)
 
     @property
     def privacy(self) -> PrivacyAccount:
@@ -202,6 +205,18 @@ class MemoryPlatform:
 
     def load_table(self, contract: Contract) -> Table:
         return self.table.without(set(self.withdrawals.enterprises.values()))
+
+    def portfolio(self, contract: Contract) -> BankPortfolio | None:
+        if contract.portfolio is None:
+            return None
+        settings = PortfolioConfig(exposure="exposure", industry="industry", region="region")
+        return BankPortfolio(contract.portfolio, settings, 0.4, self)
+
+    def answers(self) -> list[StoredAnswer]:
+        return self.remembered
+
+    def remember(self, answer: StoredAnswer) -> None:
+        self.remembered = [*self.remembered, answer]
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> MemoryTransport:
         return MemoryTransport(self.exchange, run_id, self.party)

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedshare.contract.banks import BetweenBanks
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
+from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
 from fedshare.contract.scoring import Scoring  # noqa: TC001  pydantic reads it
 from fedshare.errors import ConfigError
-from fedshare_clients.node.pricing import PricingConfig  # noqa: TC001 - pydantic reads it
+from fedshare_clients.node.pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,13 +64,15 @@ class Source(_Strict):
 class ExperimentParty(_Strict):
     """One institution: its role, its source and the columns it contributes; a name alone is a numeric column.
 
-    ``pricing`` is what a bank's loans cost, for its report.
+    ``pricing`` is what a bank's loans cost, for its report, and ``portfolio`` which columns of its source describe its
+    exposures; these need not be among ``columns``.
     """
 
     role: Literal["feature_holder", "label_holder"]
     source: Source
     columns: tuple[Column, ...] = ()
     pricing: PricingConfig | None = None
+    portfolio: PortfolioConfig | None = None
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -84,8 +87,8 @@ class ExperimentParty(_Strict):
             raise ValueError("a label_holder needs source.label, the column with the 0/1 outcome")
         if self.role == "feature_holder" and not self.columns:
             raise ValueError("a feature_holder needs at least one column")
-        if self.role == "feature_holder" and self.pricing is not None:
-            raise ValueError("pricing belongs to a label_holder")
+        if self.role == "feature_holder" and (self.pricing is not None or self.portfolio is not None):
+            raise ValueError("pricing and portfolio belong to a label_holder")
         return self
 
 
@@ -109,6 +112,7 @@ class Experiment(_Strict):
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
     outputs: Outputs = Outputs(coordinator_metrics=True)
     points: Points = Points()
+    portfolio: Portfolio | None = None
     privacy: Privacy = Privacy()
     scoring: Scoring | None = None
 
@@ -137,6 +141,7 @@ class Experiment(_Strict):
                 "minimum_cohort",
                 "outputs",
                 "points",
+                "portfolio",
                 "privacy",
                 "scoring",
             },

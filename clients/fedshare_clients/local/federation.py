@@ -275,18 +275,26 @@ def _node_settings(experiment: Experiment, name: str, coordinator: dict[str, str
         settings["holdout_seed"] = f"{experiment.seed:064x}"
         if party.pricing is not None:
             settings["pricing"] = party.pricing.model_dump(mode="json")
+        if party.portfolio is not None:
+            settings["portfolio"] = party.portfolio.model_dump(mode="json")
     return settings
 
 
 def _data_settings(experiment: Experiment, party: ExperimentParty) -> dict[str, Any]:
     source = party.source.model_dump(exclude_none=True)
+    exposures = party.portfolio.model_dump() if party.portfolio else {}
+    described = {
+        column: {"kind": "numeric" if what == "exposure" else "categorical"}
+        for what, column in exposures.items()
+    }
     return {
         "source": source.pop("kind"),
         **source,
         "identifier_kind": experiment.alignment.identifier,
         "check_digits": experiment.alignment.check_digits,
         **({"roster": experiment.roster} if experiment.roster and party.role == "feature_holder" else {}),
-        "columns": {
+        "columns": described
+        | {
             column.name: {"kind": column.kind, "bins": column.bins, "monotone": column.monotone}
             for column in party.columns
         },

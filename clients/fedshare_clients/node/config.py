@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from fedshare.errors import ConfigError
 from fedshare.scoring.answer import Band, verify_bands
 
-from .pricing import PricingConfig  # noqa: TC001 - pydantic reads it
+from .pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
 __all__ = [
     "ColumnConfig",
@@ -267,6 +267,9 @@ class NodeConfig(_Strict):
     pricing: PricingConfig | None = None
     """Label holders: what loans cost, for the report's triangle; left out, the report has none."""
 
+    portfolio: PortfolioConfig | None = None
+    """Label holders: where exposure, industry and region are, for contracts with a portfolio."""
+
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
         if self.role == "label_holder" and self.data.label is None:
@@ -284,6 +287,17 @@ class NodeConfig(_Strict):
             "[0-9a-f]{64}", self.holdout_seed.get_secret_value()
         ):
             raise ValueError("holdout_seed must be 32 bytes as 64 lower-case hexadecimal digits")
+        return self
+
+    @model_validator(mode="after")
+    def _describes_its_portfolio(self) -> Self:
+        if self.role == "feature_holder" and (self.pricing is not None or self.portfolio is not None):
+            raise ValueError("pricing and portfolio belong to a label_holder")
+        if self.portfolio is not None and self.pricing is None:
+            raise ValueError("portfolio needs pricing, for its loss_given_default")
+        for name in self.portfolio.model_dump().values() if self.portfolio else ():
+            if name not in self.data.columns:
+                raise ValueError(f"portfolio: there is no column {name} in data.columns")
         return self
 
     def database_url(self) -> str:

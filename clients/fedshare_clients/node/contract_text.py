@@ -63,12 +63,21 @@ def _terms(contract: Contract) -> list[str]:
         f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder in all runs; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
         f"  cohort     bins with fewer than {contract.minimum_cohort} customers are merged before training",
+        *_portfolio(contract),
         f"  points     {points.base_points:g} at {points.base_odds:g} to 1, {points.pdo:g} more double the odds",
         f"  shown to the coordinator: {shown}",
         f"  log        {contract.log.key}",
         f"  witnesses  {contract.log.quorum} of {', '.join(contract.log.witnesses)}",
         f"  coordinator's statements are signed by {fingerprint(contract.log.coordinator_key_bytes())}",
     ]
+
+
+def _portfolio(contract: Contract) -> list[str]:
+    agreed = contract.portfolio
+    if agreed is None:
+        return []
+    cells = f"{len(agreed.industries)} industries and {len(agreed.regions)} regions"
+    return [f"  portfolio  exposure and expected loss of all banks by {cells}, in every run"]
 
 
 def _parties(fetched: FetchedContract, own: str) -> list[str]:

@@ -245,6 +245,8 @@ def verify_own_part(contract: Contract, config: NodeConfig, state: NodeState) ->
     verify_setting(party, "identifier_kind", alignment.identifier, data.identifier_kind)
     if alignment.identifier == "uscc":
         verify_setting(party, "check_digits", alignment.check_digits, data.check_digits)
+    if config.role == "label_holder" and contract.portfolio is not None:
+        verify_setting(party, "portfolio", "given", "given" if config.portfolio else "missing")
     if config.role == "feature_holder":
         found = None if data.roster is None else roster_digest(data.roster, party=party)
         verify_setting(party, "roster", alignment.roster_digest, found)

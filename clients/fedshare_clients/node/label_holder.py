@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import expit
 
 from fedshare.credit.bins import Design, fit_design
 from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, merge_cells
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare.sealed.randomness import Randomness
 
+    from .bank_portfolio import BankPortfolio
     from .channel import Channel
     from .data.table import Table
     from .progress import ProgressSink
@@ -69,10 +71,12 @@ class LabelHolder:
         randomness: Randomness,
         report: ProgressSink,
         outcomes: Callable[[Table], NDArray[np.float64]],
+        portfolio: BankPortfolio | None = None,
     ) -> None:
         """Take the customers.
 
         ``outcomes`` returns what training uses of the labels of a table: with label privacy, debiased noisy ones.
+        ``portfolio`` has their exposures, if the contract has those added up.
 
         Raises:
             DataError: a weight is not above 0 and at most 1, which the fixed-point range of a sealed product is made for.
@@ -95,6 +99,10 @@ class LabelHolder:
         self._randomness = randomness
         self._report = report
         self._outcomes = outcomes
+        self._portfolio = portfolio
+        self._exposures: dict[str, Any] | None = None
+        if portfolio is not None:
+            portfolio.verify(table, party=party)
         self._residual_bound = label_bound(contract.label_epsilon())
         self._history: list[dict[str, float | None]] = []
         self._network: BankNetwork | None = None
@@ -195,10 +203,15 @@ class LabelHolder:
             iteration += 1
 
     def evaluate(self, channel: Channel) -> None:
-        """Measure the model on the held-out customers of all banks, by sums over cells of scores.
+        """Measure the model on the held-out customers of all banks, by sums over cells of scores, and add up the portfolio.
 
         With privacy nothing is measured: nothing of held-out customers leaves their bank then.
         """
+        if self._portfolio is not None:
+            pd: NDArray[np.float64] = expit(self._model.scores())
+            self._exposures = self._portfolio.add_up(
+                channel, self._sums, self._aligned, pd, self._contract.minimum_cohort
+            )
         if not self._sums.others or self._contract.privacy.labels or self._contract.privacy.network:
             return
         holdout = ~self._training
@@ -248,6 +261,7 @@ class LabelHolder:
             "own_model": self._part(self._own_model, self._design),
             **({"network": self._network.to_dict()} if self._network else {}),
             **({"all_banks": self._everyone} if self._everyone else {}),
+            **({"portfolio": self._exposures} if self._exposures else {}),
         }
 
     def _part(self, model: Customers, design: Design) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from fedshare.scoring.answer import Band
 from fedshare_clients.auditor.witness import Witness
 
 from .audit_client import AuditClient
+from .bank_portfolio import BankPortfolio, StoredAnswer
 from .contracts import ContractClient, tls_identity, verify_own_part
 from .data import load
 from .exchange import ExchangeClient
@@ -129,6 +131,14 @@ class NodePlatform:
         verify_own_part(contract, self._config, self._state)
         return load(self._config).without(self._state.withdrawn_enterprises())
 
+    def portfolio(self, contract: Contract) -> BankPortfolio | None:
+        """Return this bank's exposures and what it remembers of earlier answers, if the contract has them added up."""
+        config = self._config
+        if contract.portfolio is None or config.portfolio is None or config.pricing is None:
+            return None
+        memory = _Answers(self._state, contract.digest())
+        return BankPortfolio(contract.portfolio, config.portfolio, config.pricing.loss_given_default, memory)
+
     def open_transport(self, run_id: int, peers: frozenset[str]) -> ExchangeClient:
         """Connect to the coordinator's Exchange."""
         client = ExchangeClient(
@@ -213,6 +223,20 @@ class NodePlatform:
     def _save(self, run_id: int, digest: str, status: str, phase: str, message: str) -> None:
         changed = self.now().isoformat(timespec="seconds")
         self._state.save_run(RunRecord(run_id, digest, status, phase, message, changed))
+
+
+class _Answers:
+    """``PortfolioMemory`` in the state folder."""
+
+    def __init__(self, state: NodeState, digest: str) -> None:
+        self._state = state
+        self._digest = digest
+
+    def answers(self) -> list[StoredAnswer]:
+        return [StoredAnswer(**each) for each in self._state.portfolio_answers(self._digest)]
+
+    def remember(self, answer: StoredAnswer) -> None:
+        self._state.add_portfolio_answer(self._digest, asdict(answer))
 
 
 def run_node(config: NodeConfig, state: NodeState) -> None:

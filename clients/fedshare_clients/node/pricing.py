@@ -1,6 +1,6 @@
-"""The section ``pricing`` of ``node.yaml``: what a bank's loans cost and which rates a lender may charge.
+"""The sections ``pricing`` and ``portfolio`` of ``node.yaml``: a bank's costs and caps, and where its exposures are.
 
-It stands in no contract and reaches no other party: prices are each bank's own affair.
+The first stands in no contract and reaches no other party: prices are each bank's own affair.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from fedshare.credit.pricing import Terms
 
-__all__ = ["GuaranteeConfig", "PricingConfig"]
+__all__ = ["GuaranteeConfig", "PortfolioConfig", "PricingConfig"]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Rate = Annotated[float, Field(ge=0, le=10)]
@@ -78,3 +78,16 @@ class PricingConfig(_Strict):
             self.capital_return,
             guarantee,
         )
+
+
+class PortfolioConfig(_Strict):
+    """Which of ``data.columns`` describe the portfolio; they need not be in a model."""
+
+    exposure: Name
+    """The amount outstanding: a numeric column, from 0 to 10^12 in the unit that the banks agreed on."""
+
+    industry: Name
+    """A categorical column, spelt as in the contract."""
+
+    region: Name
+    """A categorical column, spelt as in the contract."""

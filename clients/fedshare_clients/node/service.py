@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fedshare.identity.session import Session
     from fedshare.sealed.randomness import Randomness
 
+    from .bank_portfolio import BankPortfolio
     from .channel import Transport
     from .consents import Withdrawals
     from .data.table import Table
@@ -99,6 +100,9 @@ class Platform(Protocol):
             DataError: the data cannot be used.
             RefusedError: the configured columns are not the contract's.
         """
+
+    def portfolio(self, contract: Contract) -> BankPortfolio | None:
+        """Return this bank's exposures, if the contract has them added up."""
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> Transport:
         """Connect to the Exchange for one run."""
@@ -324,6 +328,7 @@ class NodeService:
                 platform.randomness,
                 report,
                 partial(platform.privacy.outcomes, contract),
+                platform.portfolio(contract),
             )
         return role, table.digest()
 

@@ -18,6 +18,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
+    portfolios/CONTRACT/  what earlier portfolios showed, and the own holdings at that time
     flower/               the SuperNode's own files
 """
 
@@ -592,6 +593,34 @@ class NodeState:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read or is damaged; restore it from a backup") from error
         return document
+
+    def portfolio_answers(self, digest: str) -> list[dict[str, Any]]:
+        """Return what was remembered of every portfolio under a contract, the first one first.
+
+        Raises:
+            ConfigError: a file is damaged.
+        """
+        paths = sorted((self.folder / "portfolios" / digest).glob("*.json"))
+        try:
+            return [json.loads(path.read_bytes()) for path in paths]
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.folder / 'portfolios' / digest}: cannot be read or is damaged; restore it from a backup"
+            ) from error
+
+    def add_portfolio_answer(self, digest: str, document: Mapping[str, Any]) -> None:
+        """Remember another portfolio under a contract, durably.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        folder = self.folder / "portfolios" / digest
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be made ({error.strerror})") from error
+        number = len(list(folder.glob("*.json")))
+        write_private(folder / f"{number:06d}.json", json.dumps(document).encode())
 
     def _write_once(self, name: str, make: Callable[[], bytes]) -> None:
         if not (self.folder / name).exists():

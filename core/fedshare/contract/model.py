@@ -33,6 +33,7 @@ from fedshare.identity.keys import decode_public_key
 from .banks import BetweenBanks, verify_banks
 from .log import LogTerms  # noqa: TC001  pydantic reads it
 from .network import NetworkModel, verify_network_terms
+from .portfolio import Portfolio  # noqa: TC001  pydantic reads it
 from .privacy import Privacy
 from .scoring import Scoring  # noqa: TC001  pydantic reads it
 
@@ -250,6 +251,7 @@ class Contract(_Strict):
     points: Points = Points()
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 3
     scoring: Scoring | None = None
+    portfolio: Portfolio | None = None
     privacy: Privacy = Privacy()
     log: LogTerms
     valid_from: datetime
@@ -289,6 +291,10 @@ class Contract(_Strict):
         if self.privacy.labels and self.outputs.coordinator_metrics:
             raise ValueError(
                 "coordinator_metrics come from the outcomes themselves, which privacy.labels protects: choose one"
+            )
+        if self.portfolio and self.privacy.network:
+            raise ValueError(
+                "a portfolio has no noise, so it breaks the promise of privacy.network: choose one"
             )
         return self
 

@@ -93,6 +93,7 @@ def _verify_private(contract: Contract, model: NetworkModel) -> None:
     unprotected = {
         "a feature_holder": bool(contract.holders()),
         "between_banks.personal_intercepts": contract.between_banks.personal_intercepts,
+        "portfolio": contract.portfolio is not None,
         "outputs.coordinator_metrics": contract.outputs.coordinator_metrics,
         "bank_model.patience": model.patience > 0,
         "algorithm: fedprox": model.algorithm == "fedprox",

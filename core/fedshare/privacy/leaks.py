@@ -563,6 +563,22 @@ def _banks_learn(contract: Contract) -> list[str]:
     return lines
 
 
+def _portfolio_shows(contract: Contract) -> list[str]:
+    """Return what every bank learns of the portfolio of all banks."""
+    agreed = contract.portfolio
+    if agreed is None:
+        return []
+    cells = len(agreed.cells("industry")) + len(agreed.cells("region"))
+    cohort, everyone = f"{contract.minimum_cohort:,}", "of all banks together"
+    changes = "small numbers included, and how many changed since each earlier run"
+    amounts = f"exposure and expected loss of {cohort} customers or more at a time"
+    return [
+        f"{everyone}: customers in each of {cells:,} cells by industry or region, {changes}",
+        f"{everyone}: {amounts}, and how they changed since an earlier run if {cohort} or more customers did",
+        f"{everyone}: how many names are above {agreed.single_name_limit:.1%} of the exposure",
+    ]
+
+
 def _network_updates(contract: Contract, model: NetworkModel) -> str:
     """Return what banks see of one another's training of their network."""
     rounds = model.rounds
@@ -586,7 +602,10 @@ def _private_banks_learn(private: NetworkPrivacy, runs: int) -> list[str]:
 def _bank_learns(contract: Contract) -> list[str]:
     holders, quota = contract.holders(), contract.alignment.quota
     if not holders:
-        return [f"of the other banks: {line}" for line in _banks_learn(contract)]
+        return [
+            *(f"of the other banks: {line}" for line in _banks_learn(contract)),
+            *_portfolio_shows(contract),
+        ]
     known = (
         "which of its customers are on the public roster or known to every holder"
         if contract.alignment.missing_enterprises == "impute"
@@ -610,7 +629,7 @@ def _bank_learns(contract: Contract) -> list[str]:
         )
     lines.append("which of its customers are in equal bins at all holders: they have equal sums")
     lines += [f"of the other banks: {line}" for line in _banks_learn(contract)]
-    return [*lines, *_scoring_shows_bank(contract)]
+    return [*lines, *_portfolio_shows(contract), *_scoring_shows_bank(contract)]
 
 
 def _scoring_shows_holder(contract: Contract) -> list[str]:

@@ -165,3 +165,48 @@ def test_what_is_kept_of_a_run_is_read_back_and_damage_is_no_missing_run(state):
     path.write_bytes(b"{")
     with pytest.raises(ConfigError, match="damaged"):
         state.read_run_json(7, "result.json")
+
+
+def test_portfolios_are_remembered_in_order_and_per_contract(state):
+    for number in range(3):
+        state.add_portfolio_answer("aa", {"withheld": bool(number % 2), "number": number})
+    state.add_portfolio_answer("bb", {"number": 9})
+    again = NodeState(state.folder)
+    assert [each["number"] for each in again.portfolio_answers("aa")] == [0, 1, 2]
+    assert again.portfolio_answers("cc") == []
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (state.folder / "portfolios").rglob("*"))
+
+
+def test_a_damaged_memory_of_portfolios_is_an_error_not_a_fresh_start(state):
+    state.add_portfolio_answer("aa", {"number": 0})
+    (state.folder / "portfolios" / "aa" / "000000.json").write_text("{")
+    with pytest.raises(ConfigError, match="restore it from a backup"):
+        state.portfolio_answers("aa")
+
+
+BANK = MINIMAL.replace("feature_holder", "label_holder").replace(
+    "identifier: code", "identifier: code\n  label: bad"
+)
+PRICES = "pricing: {funding: 0.02, operation: 0.01, loss_given_default: 0.4, bands: {city: 0.18}}\n"
+WHERE = "portfolio: {exposure: turnover, industry: turnover, region: turnover}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + PRICES, "belong to a label_holder"),
+        (BANK + WHERE, "portfolio needs pricing"),
+        (BANK + PRICES + WHERE.replace("region: turnover", "region: place"), "no column place"),
+        (BANK + PRICES.replace("0.4", "1.4"), "pricing.loss_given_default"),
+        (BANK + PRICES.replace("{city: 0.18}", "{}"), "pricing.bands"),
+    ],
+)
+def test_prices_and_portfolios_that_make_no_sense_are_refused(text, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        parse_config(text, tmp_path / "node.yaml")
+
+
+def test_a_bank_with_prices_and_a_portfolio_loads(tmp_path):
+    config = parse_config(BANK + PRICES + WHERE, tmp_path / "node.yaml")
+    assert config.pricing.terms().cost == pytest.approx(0.03)
+    assert config.portfolio.exposure == "turnover"

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedshare.audit.notes import COSIGNATURE, NoteSigner
-from fedshare.contract import enforcement, log, model, network, privacy, scoring
+from fedshare.contract import enforcement, log, model, network, portfolio, privacy, scoring
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.drafting import complete
@@ -35,6 +35,7 @@ MODELS = [
     model.Outputs,
     model.Points,
     log.LogTerms,
+    portfolio.Portfolio,
     scoring.Scoring,
     scoring.ReasonGroup,
     scoring.Profile,

@@ -105,9 +105,10 @@ def build_document(
         "models": {name: measure(sample, name, scale, minimum, seed) for name in scores},
         "comparisons": [compare(sample, "federated", name) for name in others],
         "stability": {name: stability(values[~holdout], values[holdout]) for name, values in scores.items()},
-        "importance": _importance(result, scores["federated"] - _numbers(table, "own_part"), holdout),
+        "importance": _importance(result, scores["federated"], _numbers(table, "own_part"), ~holdout),
         "scorecard": _scorecard(result, scale),
         "triangle": None if pricing is None else triangle(sample, pricing, minimum, seed),
+        "portfolio": _portfolio(result.get("portfolio")),
         "all_banks": _all_banks(result.get("all_banks"), scale, pricing, minimum),
     }
     return {**document, "limits": _limits(document, contract, sample)}
@@ -136,9 +137,12 @@ def _contract(contract: Contract) -> dict[str, Any]:
 
 
 def _importance(
-    result: Mapping[str, Any], holders_part: NDArray[np.float64], holdout: NDArray[np.bool_]
+    result: Mapping[str, Any],
+    scores: NDArray[np.float64],
+    own_part: NDArray[np.float64],
+    training: NDArray[np.bool_],
 ) -> list[dict[str, Any]]:
-    """Return the spread in log-odds of each own column and of the sum of all holders, largest first."""
+    """Return the spread in log-odds of each own column, or of a network of them, and of all holders, largest first."""
     own = result["bins"]["columns"]
     sizes = [ColumnBins.from_dict(column).size for column in own]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -148,9 +152,12 @@ def _importance(
         {"name": column["name"], "holder": "own", "spread": float(spread)}
         for column, spread in zip(own, spreads, strict=True)
     ]
-    parts.append(
-        {"name": "all holders together", "holder": "holders", "spread": float(holders_part[~holdout].std())}
-    )
+    if "network" in result:
+        parts.append(
+            {"name": "own columns, network", "holder": "own", "spread": float(own_part[training].std())}
+        )
+    holders = float((scores - own_part)[training].std())
+    parts.append({"name": "all holders together", "holder": "holders", "spread": holders})
     return sorted(parts, key=lambda part: -float(part["spread"]))
 
 
@@ -192,8 +199,16 @@ def _all_banks(
         "banks": sums["banks"],
         "models": {name: measure_histogram(each, scale, minimum) for name, each in histograms.items()},
         "triangle": None if pricing is None else triangle_of_ladders(ladders, pricing, minimum),
-        "portfolio": sums.get("portfolio"),
     }
+
+
+def _portfolio(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the portfolio without the names above the limit, which stay in the run's own file."""
+    return (
+        None
+        if found is None
+        else {name: each for name, each in found.items() if name != "own_names_over_limit"}
+    )
 
 
 def _limits(document: Mapping[str, Any], contract: Contract, sample: Sample) -> list[str]:
