@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from simulation import Simulation, small_economy, split_banks, split_holders
 
-from fedshare.errors import DataError
+from fedshare.errors import ConfigError, DataError
 from fedshare.scoring.answer import Answer, Band, verify_receipt
 from fedshare.wire.v1 import payload_pb2 as payload
 from fedshare_clients.node.data import Table
@@ -129,6 +129,33 @@ def test_several_banks_score_their_customers_with_the_model_that_they_share() ->
             answers
         )
     end(simulation)
+
+
+@pytest.mark.parametrize("banks", [1, 2])
+def test_a_network_of_the_banks_is_part_of_their_scores(banks: int) -> None:
+    tables = small_economy(600, 700)
+    changes: dict[str, Any] = {
+        "model": {"max_iterations": 2},
+        "bank_model": {"kind": "mlp", "settings": {"hidden": 4}, "rounds": 2, "learning_rate": 0.2},
+    }
+    if banks == 2:
+        tables, changes["between_banks"] = split_banks(tables, [1, 1]), {"accept_two": True}
+    simulation = Simulation(
+        tables, minimum_cohort=5, scoring={"quota": 5000, "fallback": "own_model"}, **changes
+    )
+    assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
+    assert {reply["status"] for reply in simulation.serve().values()} == {"ok"}
+    bank = simulation.contract.banks()[0].id
+    kept, scorer = simulation.platforms[bank].customers, simulation.platforms[bank].scoring.desk.find("")
+    assert kept is not None
+    answers = ask_all(scorer, [each.encode() for each in kept["identifier"]])
+    probabilities = np.array([answer.probability for answer in answers], dtype=np.float64)
+    np.testing.assert_allclose(np.log(probabilities / (1 - probabilities)), kept["score"], atol=1e-5)
+    low, high = (ask(scorer, kept["identifier"][0].encode(), {"utilisation": value}) for value in (-2.0, 2.0))
+    assert low.own_columns == "given"
+    assert low.probability != high.probability
+    end(simulation)
+    assert ask(scorer, kept["identifier"][0].encode()).status == "fallback"
 
 
 def test_an_answer_says_points_band_coverage_model_and_age(serving: tuple[Simulation, Scorer]) -> None:
@@ -513,3 +540,9 @@ def test_a_serving_run_is_not_counted_as_a_run_of_training() -> None:
     served(simulation)
     end(simulation)
     assert simulation.platforms["tax"].spent[simulation.contract.digest(), "runs"] == begun
+
+
+def test_banks_without_a_feature_holder_have_nothing_to_serve() -> None:
+    banks = split_banks({"bank": small_economy(200, 260)["bank"]}, [1, 1, 1])
+    with pytest.raises(ConfigError, match="scoring needs a feature_holder"):
+        Simulation(banks, bank_model={"kind": "mlp", "rounds": 2}, scoring={"quota": 5})

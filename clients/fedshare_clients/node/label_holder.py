@@ -258,7 +258,10 @@ class LabelHolder:
             "bank_only": metrics(self._own_model.scores()),
             "bins": self._search_design.to_dict(),
             **self._part(model, self._search_design),
-            "own_model": self._part(self._own_model, self._design),
+            "own_model": {
+                "bins": self._design.to_dict(),
+                **self._part(self._own_model, self._design),
+            },
             **({"network": self._network.to_dict()} if self._network else {}),
             **({"all_banks": self._everyone} if self._everyone else {}),
             **({"portfolio": self._exposures} if self._exposures else {}),

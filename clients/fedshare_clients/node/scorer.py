@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from fedshare.contract.model import Contract
     from fedshare.contract.scoring import Scoring
     from fedshare.identity.keys import IdentityKey
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
     from fedshare.wire.v1 import payload_pb2 as payload
 
     from .consents import ConsentDesk
-    from .own_part import OwnPart
+    from .own_part import OwnPart, OwnRow
     from .serving_bank import Opened, ServingBank
 
 __all__ = ["Scorer", "ScoringDesk"]
@@ -52,7 +49,7 @@ class _Case:
     """What is known so far of the enterprise that is asked about."""
 
     name: str
-    codes: NDArray[np.int32]
+    own: OwnRow
     own_columns: OwnColumns
     coverage: dict[str, bool] = field(default_factory=dict)
     age_seconds: float | None = None
@@ -91,7 +88,6 @@ class Scorer:
     ) -> None:
         self.name = contract.name
         self.digest = contract.digest()
-        self.column_names = own.column_names
         self._alignment = contract.alignment
         self._scoring = scoring
         self._scale = PointScale(**contract.points.model_dump())
@@ -147,8 +143,7 @@ class Scorer:
         case.age_seconds = round(self._bank.age_seconds(), 3)
         if case.age_seconds > self._scoring.max_age_seconds:
             return self._without(case, "stale_scores")
-        log_odds = opened.total + float(self._own.shared.scores(case.codes)[0])
-        return self._say(case, "scored", "", log_odds, self._reasons(case, opened))
+        return self._say(case, "scored", "", opened.total + case.own.shared, self._reasons(case, opened))
 
     async def profile(self, consent: bytes) -> tuple[Answer, dict[str, payload.Profile]]:
         """Return the answer about an enterprise that consented, and what each holder shows of it, by holder.
@@ -175,10 +170,10 @@ class Scorer:
     def _case(self, name: bytes, cells: Mapping[str, float | str | None]) -> _Case:
         if cells:
             return _Case(name.decode(), self._own.given(cells), "given")
-        row = self._own.row(name)
+        row, has_columns = self._own.row(name), self._own.has_columns
         if row is None:
-            return _Case(name.decode(), self._own.given({}), "missing" if self.column_names else "none")
-        return _Case(name.decode(), row, "table" if self.column_names else "none")
+            return _Case(name.decode(), self._own.given({}), "missing" if has_columns else "none")
+        return _Case(name.decode(), row, "table" if has_columns else "none")
 
     async def _open(self, name: bytes) -> Opened:
         if self._bank.closed:
@@ -196,9 +191,9 @@ class Scorer:
 
     def _reasons(self, case: _Case, opened: Opened) -> tuple[str, ...]:
         """Return what costs most points: groups that holders release, and own columns."""
-        own = self._scale.bin_points(self._own.shared.contributions(case.codes)[0]).tolist()
+        own = self._scale.bin_points(case.own.contributions).tolist()
         points = [
-            *zip(own, self.column_names, strict=True),
+            *zip(own, self._own.column_names, strict=True),
             *zip(opened.points, self._bank.groups, strict=True),
         ]
         return tuple(name for _, name in sorted(each for each in points if each[0] < 0)[:_MAX_REASONS])
@@ -207,7 +202,7 @@ class Scorer:
         """Answer as the contract says where there is no shared score."""
         if self._scoring.fallback == "withhold" or case.own_columns in {"missing", "none"}:
             return self._say(case, "withheld", reason)
-        return self._say(case, "fallback", reason, float(self._own.alone.scores(case.codes)[0]))
+        return self._say(case, "fallback", reason, case.own.alone)
 
     def _say(
         self,

@@ -93,7 +93,7 @@ def serving_role(
             platform.log,
             fail,
         )
-    own = OwnPart(saved, load)
+    own = OwnPart(saved, load, contract.bank_model)
     bank = ServingBank(contract, scoring, party, platform.randomness, time.monotonic, report, fail)
     scorer = Scorer(
         contract,

@@ -287,6 +287,10 @@ class Contract(_Strict):
         verify_network_terms(self)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
+        if self.scoring is not None and not self.holders():
+            raise ValueError(
+                "scoring needs a feature_holder: without one each bank has the whole model and its rows"
+            )
         self._verify_reason_groups()
         if self.privacy.labels and self.outputs.coordinator_metrics:
             raise ValueError(

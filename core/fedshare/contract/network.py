@@ -81,8 +81,6 @@ def verify_network_terms(contract: Contract) -> None:
         raise ValueError("a bank_model needs columns of the label_holders")
     if any(column.monotone != "none" for column in columns):
         raise ValueError("a bank_model cannot keep a column of the label_holders monotone")
-    if contract.scoring:
-        raise ValueError("this version serves scorecards only: leave scoring or bank_model out")
     if contract.privacy.network:
         _verify_private(contract, contract.bank_model)
 

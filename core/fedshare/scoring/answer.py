@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedshare.errors import ConfigError, ProtocolError
@@ -66,9 +66,11 @@ class Answer:
 
     def message(self) -> bytes:
         """Return what the receipt signs: everything else, as JSON in one spelling."""
-        document: dict[str, Any] = asdict(self)
-        del document["receipt"]
+        document: dict[str, Any] = {name: getattr(self, name) for name in _SIGNED}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+_SIGNED = tuple(each.name for each in fields(Answer) if each.name != "receipt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class SavedModel:
         """
         try:
             source = result[part] if part else result
-            columns = tuple(ColumnBins.from_dict(column) for column in result["bins"]["columns"])
+            bins = source.get("bins", result["bins"])
+            columns = tuple(ColumnBins.from_dict(column) for column in bins["columns"])
             model = cls(
                 columns,
                 np.array(source["weights"], dtype=np.float64),

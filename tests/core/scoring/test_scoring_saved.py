@@ -110,3 +110,14 @@ def test_a_damaged_result_is_refused(path, value):
 def test_an_incomplete_result_is_refused(name):
     with pytest.raises(ConfigError, match="damaged"):
         SavedModel.from_result({key: value for key, value in RESULT.items() if key != name})
+
+
+def test_the_banks_own_model_may_have_bins_of_its_own():
+    own = {
+        "bins": {"columns": [AGE.to_dict()]},
+        "weights": [1.0, 2.0, 3.0, 4.0],
+        "neutral": [0.0],
+        "intercept": 0.0,
+    }
+    model = SavedModel.from_result({**RESULT, "own_model": own}, "own_model")
+    np.testing.assert_array_equal(model.scores(model.assign(ROWS)), [1.0, 2.0, 3.0, 4.0])
