@@ -313,3 +313,39 @@ def test_banks_that_tell_a_holder_different_coefficients_are_noticed(monkeypatch
     monkeypatch.setattr(LabelHolder, "_solve", solve)
     reasons = assert_ended(simulation := small(), simulation.run())
     assert "the banks disagree" in reasons["tax"]
+
+
+def overlapping() -> dict[str, Table]:
+    """Return an economy in which the third bank also has 40 of the first one's customers."""
+    tables = split_banks(small_economy(400, 500), (0.4, 0.3, 0.3))
+    first, third = tables["bank-a"], tables["bank-c"]
+    both = first.take(np.arange(40))
+    tables["bank-c"] = Table(
+        "bank-c",
+        [*third.identifiers, *both.identifiers],
+        {name: np.concatenate([third.columns[name], both.columns[name]]) for name in third.columns},
+        np.concatenate([third.label, both.label]),
+    )
+    return tables
+
+
+def test_shared_customers_are_counted_and_count_once_per_bank() -> None:
+    simulation = run(overlapping(), **TINY, between_banks={"count_shared_customers": True})
+    shared = {bank: saved(simulation, bank)["shared_customers"] for bank in banks_of(simulation)}
+    aligned = {bank: set(simulation.platforms[bank].customers["identifier"]) for bank in shared}  # type: ignore[index]
+    for bank, counts in shared.items():
+        assert counts == {other: len(aligned[bank] & aligned[other]) for other in shared if other != bank}
+    assert shared["bank-a"]["bank-c"] > 30
+    assert sum(saved(simulation, bank)["aligned"] for bank in shared) > len(set.union(*aligned.values()))
+
+
+def test_nobody_counts_shared_customers_unless_the_contract_says_so(three: Simulation) -> None:
+    assert "shared_customers" not in saved(three, "bank-a")
+    assert not any(envelope.step.startswith("Customer") for envelope in three.exchange.crossed)
+
+
+def test_a_count_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedshare_clients.node.shared_customers.count_common", lambda own, other: 10**6)
+    simulation = small(between_banks={"count_shared_customers": True})
+    reasons = assert_ended(simulation, simulation.run())
+    assert "more shared customers than this bank has" in str(reasons)

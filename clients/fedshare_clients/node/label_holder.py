@@ -41,6 +41,7 @@ from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
 from .masks import masked
 from .progress import Progress
+from .shared_customers import count_shared
 from .words import decode_fixed, pack_words, unpack_words
 
 if TYPE_CHECKING:
@@ -137,6 +138,9 @@ class LabelHolder:
             self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share
         )
         self._verify_cohort(len(self._table), len(aligned))
+        self._shared: dict[str, int] | None = None
+        if self._contract.between_banks.count_shared_customers and self._sums.others:
+            self._shared = count_shared(channel, self._banks, self._aligned.identifiers, self._randomness)
         self._report(
             Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder")
         )
@@ -265,6 +269,7 @@ class LabelHolder:
             **({"network": self._network.to_dict()} if self._network else {}),
             **({"all_banks": self._everyone} if self._everyone else {}),
             **({"portfolio": self._exposures} if self._exposures else {}),
+            **({"shared_customers": self._shared} if self._shared is not None else {}),
         }
 
     def _part(self, model: Customers, design: Design) -> dict[str, Any]:

@@ -24,12 +24,15 @@ class BetweenBanks(BaseModel):
             other's: its counts and gradients, not its customers. Such a contract is refused unless this is true.
         personal_intercepts: whether every bank has an intercept of its own, which never leaves it, instead of
             one for all.
+        count_shared_customers: whether every two banks learn how many customers they share, not which. Such a customer
+            counts once per bank either way.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     accept_two: bool = False
     personal_intercepts: bool = False
+    count_shared_customers: bool = False
 
 
 def verify_banks(banks: Sequence[Party], agreed: BetweenBanks) -> None:

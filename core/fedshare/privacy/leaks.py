@@ -137,6 +137,45 @@ LEDGER: tuple[Leak, ...] = (
         needed="the bank finds its customers' rows by itself",
     ),
     Leak(
+        message="CustomerElements",
+        fields=("elements",),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="between which two powers of two the number of the bank's customers lies",
+        coordinator="the same, from the size",
+        auditor=_SIZES,
+        needed="a customer of two banks counts once per bank: how many there are",
+    ),
+    Leak(
+        message="CustomerAnswer",
+        fields=("again", "elements"),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="the same of the answering bank; the number of customers that both have, not which",
+        coordinator="the same, from the size",
+        auditor=_SIZES,
+        needed="as CustomerElements",
+    ),
+    Leak(
+        message="SharedCustomers",
+        fields=("count",),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="the number of customers that both have, not which",
+        coordinator=_NOTHING,
+        auditor=_SIZES,
+        needed="both banks report the same number",
+    ),
+    Leak(
         message="SecretOffers",
         fields=("offers",),
         phase="prepare",
@@ -554,6 +593,10 @@ def _banks_learn(contract: Contract) -> list[str]:
         lines.append(_network_updates(contract, contract.bank_model))
     if not contract.holders():
         del lines[2]  # nobody leads a search
+    if contract.between_banks.count_shared_customers:
+        lines.append(
+            "of each: how many customers it shares with this bank, and how many it has to a factor of two"
+        )
     if len(banks) == 2:
         lines.append(
             "by subtracting its own part, all of this of the other bank alone: accepted by accept_two"

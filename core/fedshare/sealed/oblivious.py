@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ELEMENT_BYTES", "Blinds", "OprfKey", "RowKeys", "blind", "derive", "evaluate", "finalize"]
+__all__ = [
+    "ELEMENT_BYTES",
+    "Blinds",
+    "OprfKey",
+    "RowKeys",
+    "blind",
+    "derive",
+    "evaluate",
+    "finalize",
+    "hash_to_group",
+]
 
 ELEMENT_BYTES = 32
 
@@ -137,7 +147,7 @@ def blind(identifiers: Sequence[bytes], randomness: Randomness, *, workers: int 
     if 0 in scalars:
         raise ParameterError("a blinding factor is zero: the random source is broken")
     pairs = list(zip(identifiers, scalars, strict=True))
-    elements = _map(lambda pair: _multiply(_scalar_bytes(pair[1]), _hash_to_group(pair[0])), pairs, workers)
+    elements = _map(lambda pair: _multiply(_scalar_bytes(pair[1]), hash_to_group(pair[0])), pairs, workers)
     return Blinds(tuple(identifiers), scalars), b"".join(elements)
 
 
@@ -173,7 +183,7 @@ def derive(key: OprfKey, identifiers: Sequence[bytes], *, workers: int = 1) -> R
         ParameterError: as :func:`blind`.
     """
     scalar = key.to_bytes()
-    outputs = _map(lambda name: _output(name, _multiply(scalar, _hash_to_group(name))), identifiers, workers)
+    outputs = _map(lambda name: _output(name, _multiply(scalar, hash_to_group(name))), identifiers, workers)
     return _row_keys(outputs)
 
 
@@ -200,7 +210,12 @@ def _expand(message: bytes, tag: bytes) -> bytes:
     return hashlib.sha512(first + b"\x01" + suffix).digest()
 
 
-def _hash_to_group(identifier: bytes) -> bytes:
+def hash_to_group(identifier: bytes) -> bytes:
+    """Return the group element of an identifier, 32 bytes (RFC 9380, ristretto255's one-way map).
+
+    Raises:
+        ParameterError: it is longer than 65,535 bytes.
+    """
     if len(identifier) > _MAX_INPUT_BYTES:
         raise ParameterError(
             f"expected identifiers of at most {_MAX_INPUT_BYTES} bytes, got {len(identifier)}"

@@ -557,3 +557,71 @@ class ConsentWithdrawn(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["withdrawal", b"withdrawal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CustomerElements(message.Message):
+    """Bank to a bank that stands later in the contract, phase "align", if the contract counts shared customers: its
+    customers under a secret power of its own.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ELEMENTS_FIELD_NUMBER: builtins.int
+    elements: builtins.bytes
+    """Group elements of 32 bytes in random order, filled up to a power of two. The receiver checks length, distinctness
+    and every encoding.
+    """
+    def __init__(
+        self,
+        *,
+        elements: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["elements", b"elements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CustomerAnswer(message.Message):
+    """The answer to CustomerElements."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGAIN_FIELD_NUMBER: builtins.int
+    ELEMENTS_FIELD_NUMBER: builtins.int
+    again: builtins.bytes
+    """The elements that came, under the answering bank's power as well, in another random order. Checked like them."""
+    elements: builtins.bytes
+    """The answering bank's own customers under its own power, as in CustomerElements."""
+    def __init__(
+        self,
+        *,
+        again: builtins.bytes = ...,
+        elements: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["again", b"again", "elements", b"elements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SharedCustomers(message.Message):
+    """What the bank that asked has counted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """Customers that both have. The receiver checks that it has as many."""
+    def __init__(
+        self,
+        *,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
