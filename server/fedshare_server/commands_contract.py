@@ -39,6 +39,7 @@ def draft(arguments: argparse.Namespace) -> int:
                 enrolled,
                 installed_code_digest(),
                 LogKeys.load(state.folder),
+                {name: witness.key for name, witness in state.settings.witnesses.items()},
                 datetime.now(UTC),
                 os.urandom,
             )

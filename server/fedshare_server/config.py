@@ -24,13 +24,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedshare.errors import ConfigError, StorageError
+from fedshare.audit.notes import COSIGNATURE, NoteKey
+from fedshare.errors import ConfigError, ProtocolError, StorageError
 
-__all__ = ["ServerConfig", "StateFolder", "load_config", "replace_file", "write_new_file"]
+__all__ = ["ServerConfig", "StateFolder", "WitnessConfig", "load_config", "replace_file", "write_new_file"]
 
 Port = int
+
+
+class WitnessConfig(BaseModel):
+    """A witness of the audit log that is not a party."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    """Its verifier key, as `fedshare-audit witness` prints it."""
+
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    """Where it is asked to cosign (C2SP tlog-witness, submission prefix)."""
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_cosignature_key(cls, value: str) -> str:
+        try:
+            key = NoteKey.parse(value)
+        except ProtocolError as error:
+            raise ValueError(str(error)) from error
+        if key.kind != COSIGNATURE:
+            raise ValueError("expected the key of a witness, type 0x04")
+        return value
 
 
 class ServerConfig(BaseModel):
@@ -61,6 +85,9 @@ class ServerConfig(BaseModel):
 
     certificate_days: int = Field(default=365, ge=1, le=3650)
     """Days for which a party's and the server's certificate are valid."""
+
+    witnesses: dict[str, WitnessConfig] = {}
+    """Witnesses beside the parties, by name: contracts drafted from now on name them, too."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerConfig:

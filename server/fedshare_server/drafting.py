@@ -37,6 +37,7 @@ def complete(
     enrolled: Mapping[str, PartyRecord],
     installed: str,
     log_keys: LogKeys,
+    outside: Mapping[str, str],
     now: datetime,
     randomness: Callable[[int], bytes],
 ) -> Contract:
@@ -47,6 +48,7 @@ def complete(
         enrolled: the parties by id.
         installed: the digest of the installed code, used if the author names none.
         log_keys: of the audit log in which the runs will stand.
+        outside: verifier keys of its witnesses beside the parties, by name.
         now: when the validity begins by default.
         randomness: gives the nonce.
 
@@ -65,20 +67,28 @@ def complete(
         "code_digest": installed,
         **document,
         "parties": [_with_keys(party, enrolled) for party in document["parties"]],
-        "log": _log_terms(document, enrolled, log_keys),
+        "log": _log_terms(document, enrolled, log_keys, outside),
         "nonce": randomness(32).hex(),
     }
     return parse_contract(filled)
 
 
 def _log_terms(
-    document: Mapping[str, Any], enrolled: Mapping[str, PartyRecord], log_keys: LogKeys
+    document: Mapping[str, Any],
+    enrolled: Mapping[str, PartyRecord],
+    log_keys: LogKeys,
+    outside: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the log's keys, every party as a witness, and the quorum: the least one if the author names none."""
+    """Return the log's keys, every party and those outside as witnesses, and the least quorum if none is written."""
     written = document.get("log", {})
     if not isinstance(written, Mapping) or set(written) - {"quorum"}:
         raise ConfigError("log: expected nothing but quorum: keys and witnesses come from enrolment")
-    witnesses = {party["id"]: enrolled[party["id"]].witness_key for party in document["parties"]}
+    parties = {party["id"]: enrolled[party["id"]].witness_key for party in document["parties"]}
+    if both := sorted(parties.keys() & outside):
+        raise ConfigError(
+            f"{both[0]} is a party and a witness of the settings: give the witness another name"
+        )
+    witnesses = {**parties, **outside}
     return {
         "key": log_keys.signer.key.vkey,
         "coordinator_key": encode_public_key(log_keys.identity.public_bytes()),

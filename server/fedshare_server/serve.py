@@ -31,6 +31,7 @@ from fedshare_server.service_contracts import ContractService
 from fedshare_server.service_enrolment import EnrolmentService
 from fedshare_server.service_exchange import ExchangeService
 from fedshare_server.superlink import Superlink, SuperlinkSettings
+from fedshare_server.witness_http import HttpWitness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from fedshare.audit.publication import WitnessClient
     from fedshare_server.commands import State
     from fedshare_server.config import ServerConfig, StateFolder
     from fedshare_server.storage import Store
@@ -66,7 +68,7 @@ def serve(state: State, ready_file: Path) -> None:
         exchange = ExchangeService(store)
         stack.callback(exchange.stop)
         keys = LogKeys.load(state.folder)
-        notary = stack.enter_context(Notary(state.folder.log_folder, keys, store))
+        notary = stack.enter_context(Notary(state.folder.log_folder, keys, store, _outside(settings)))
         server = _start_services(state, superlink, exchange, keys, notary)
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait())
         stack.callback(superlink.stop)
@@ -81,6 +83,10 @@ def serve(state: State, ready_file: Path) -> None:
             superlink.verify_alive()
             notary.verify_alive()
         print("Stopping.", flush=True)
+
+
+def _outside(settings: ServerConfig) -> dict[str, WitnessClient]:
+    return {name: HttpWitness(witness.url) for name, witness in settings.witnesses.items()}
 
 
 def _start_services(

@@ -65,7 +65,7 @@ def enrolled():
 
 
 def test_the_sample_is_drafted_as_it_stands():
-    agreed = complete(SAMPLE, enrolled(), "c0" * 32, LOG_KEYS, NOW, lambda size: b"\x11" * size)
+    agreed = complete(SAMPLE, enrolled(), "c0" * 32, LOG_KEYS, {}, NOW, lambda size: b"\x11" * size)
     assert [party.id for party in agreed.parties] == ["tax-bureau", "court", "city-bank"]
     assert agreed.purpose == agreed.purpose.strip()
     assert "26 bins x 31 queries x 3 runs = 2,418 sums" in summarise(agreed)

@@ -62,7 +62,7 @@ def document(**changes: object) -> dict[str, Any]:
 
 def complete_now(coordinator: Coordinator, raw: object) -> Contract:
     enrolled = {party.party: party for party in coordinator.store.parties()}
-    return complete(raw, enrolled, CODE, coordinator.log_keys, datetime.now(UTC), os.urandom)
+    return complete(raw, enrolled, CODE, coordinator.log_keys, {}, datetime.now(UTC), os.urandom)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ from fedshare_server.storage import InvitationRecord, Store, open_store
 
 if TYPE_CHECKING:
     from fedshare.audit.notes import NoteKey
+    from fedshare.audit.publication import WitnessClient
     from fedshare.contract.model import Contract
     from fedshare_clients.auditor.verify import Report
 
@@ -129,6 +130,8 @@ class World:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
         self.keys = LogKeys.load(self.state)
+        self.outside: dict[str, str] = {}
+        self.outside_clients: dict[str, WitnessClient] = {}
         self.ended: list[tuple[str, str]] = []
         self.start()
         self.parties = {name: Party(name, folder / name, f"localhost:{self.port}") for name in PARTIES}
@@ -139,7 +142,9 @@ class World:
         self.stack = ExitStack()
         self.store: Store = open_store(f"sqlite:///{state.path / 'fedshare.db'}")
         self.stack.callback(self.store.close)
-        self.notary = self.stack.enter_context(Notary(state.log_folder, self.keys, self.store))
+        self.notary = self.stack.enter_context(
+            Notary(state.log_folder, self.keys, self.store, self.outside_clients)
+        )
         enrolment = EnrolmentService(
             self.store, load_authority(self.state, now()), ServerConfig(), self.keys, lambda _: None, now
         )
@@ -199,7 +204,7 @@ class World:
             **changes,
         }
         enrolled = {party.party: party for party in self.store.parties()}
-        contract = complete(document, enrolled, CODE, self.keys, now(), os.urandom)
+        contract = complete(document, enrolled, CODE, self.keys, self.outside, now(), os.urandom)
         self.store.add_contract(contract.digest(), contract.name, contract.canonical(), list(PARTIES))
         return contract
 

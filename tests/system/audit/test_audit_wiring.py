@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -12,18 +14,20 @@ from audit_world import PARTIES, RUN, World, now
 from fedshare.audit.entries import EntrySigner
 from fedshare.audit.gate import prove_opening
 from fedshare.audit.log import AuditLog
-from fedshare.audit.notes import parse_signature_lines
+from fedshare.audit.notes import COSIGNATURE, NoteSigner, parse_signature_lines
 from fedshare.audit.policy import any_of
 from fedshare.audit.statements import Approval, Enrolment, PhaseOpened, Scoring
 from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import CHECKPOINT_PATH
 from fedshare.audit.witnessing import Submission
 from fedshare.errors import FedshareError, ProtocolError, RefusedError, StorageError, UnavailableError
-from fedshare_clients.auditor.witness import Witness
+from fedshare.identity.keys import IdentityKey
+from fedshare_clients.auditor.witness import Witness, WitnessServer
 from fedshare_clients.node import audit_client
 from fedshare_clients.node.contracts import ContractClient
 from fedshare_server import service_audit
 from fedshare_server.notary import Notary
+from fedshare_server.witness_http import HttpWitness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -336,3 +340,30 @@ def test_the_log_goes_on_after_a_restart_of_the_coordinator(world: World) -> Non
     for party in world.parties.values():
         party.gate.await_opening(contract, RUN, "align")
     assert codes(world, contract) == {"run_not_closed"}
+
+
+def test_a_witness_outside_the_federation_is_asked_over_http_and_counts(world: World) -> None:
+    key = IdentityKey.generate(os.urandom).signing_key
+    signer = NoteSigner("regulator.example/w1", key, COSIGNATURE)
+    with Witness(world.folder / "regulator", signer, [world.keys.signer.key], time.time) as witness:
+        server = WitnessServer(("127.0.0.1", 0), witness)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        world.stop()
+        world.outside["regulator"] = signer.key.vkey
+        world.outside_clients["regulator"] = HttpWitness(f"http://127.0.0.1:{server.server_address[1]}")
+        world.start()
+        contract = world.ready()
+        assert (len(contract.log.witnesses), contract.log.quorum) == (4, 3)
+        world.parties["court"].offline()  # the regulator makes up for one party
+        world.open_phase(contract)
+        world.parties["tax"].gate.await_opening(contract, RUN, "hello")
+        assert "regulator" in world.verify(contract).cosigners
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_witness_that_cannot_be_reached_over_http_is_unavailable(free_port: int) -> None:
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        HttpWitness(f"http://127.0.0.1:{free_port}")(b"body")
