@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedshare.audit.notes import COSIGNATURE, NoteSigner
+from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import RefusedError, RunFailedError, UnavailableError
@@ -166,6 +167,7 @@ class MemoryPlatform:
     holdout_seed: bytes = bytes(32)
     receive_timeout_seconds: float = 20.0
     time: datetime = NOW
+    has_revoked: bool = False
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     withdrawals: MemoryWithdrawals = field(default_factory=MemoryWithdrawals)
     result: dict[str, Any] | None = None
@@ -202,6 +204,9 @@ class MemoryPlatform:
         if phase == self.unseen_phase:
             raise RefusedError("opening_not_witnessed", "the witnesses have not seen it", party=self.party)
         self.opened.append(phase)
+
+    def verify_own_approval(self, contract: Contract) -> None:
+        verify_not_revoked(contract, self.party, [self.party] if self.has_revoked else [])
 
     def load_table(self, contract: Contract) -> Table:
         return self.table.without(set(self.withdrawals.enterprises.values()))

@@ -370,6 +370,22 @@ def test_an_expired_contract_scores_nothing_not_even_as_a_fallback() -> None:
     end(simulation)
 
 
+@pytest.mark.parametrize("party", ["bank", "tax"])
+def test_a_party_that_takes_its_approval_back_serves_nothing_more(party: str) -> None:
+    simulation = trained(fallback="own_model")
+    names = known_to_all(simulation)
+    scorer = served(simulation)
+    assert ask(scorer, names[0]).status == "scored"
+    simulation.platforms[party].has_revoked = True
+    time.sleep(1.1)  # a node looks once a second
+    answer = ask(scorer, names[1])
+    assert (answer.reason, answer.status) == (
+        "contract_revoked",
+        "withheld" if party == "bank" else "fallback",
+    )
+    end(simulation)
+
+
 def test_scores_are_counted_in_the_log_and_holders_learn_numbers_only() -> None:
     simulation = trained()
     names = known_to_all(simulation)

@@ -126,6 +126,15 @@ class NodePlatform:
         """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
         return self._state.spend(contract.digest(), what, amount, limit)
 
+    def verify_own_approval(self, contract: Contract) -> None:
+        """Check in the node's state that this party has not taken its approval back.
+
+        Raises:
+            RefusedError: it has.
+        """
+        own = [self.party] if self._state.revocation(contract.digest()) is not None else []
+        verify_not_revoked(contract, self.party, own)
+
     def load_table(self, contract: Contract) -> Table:
         """Return the rows of the configured source, checked against ``contract`` first, without enterprises that withdrew."""
         verify_own_part(contract, self._config, self._state)

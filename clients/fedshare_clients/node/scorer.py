@@ -10,6 +10,7 @@ it answers as the contract's ``fallback`` says, marked, with the reason.
 ``no_serving_run``      the serving run has ended
 ``stale_scores``        the holders' columns are older than the contract allows
 ``contract_expired``    the contract is over: nothing is scored, not even as a fallback
+``contract_revoked``    this party took its approval back: the same
 ====================== =================================================================
 """
 

@@ -93,6 +93,13 @@ class Platform(Protocol):
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
 
+    def verify_own_approval(self, contract: Contract) -> None:
+        """Check that this party has not taken its approval back; asks nobody.
+
+        Raises:
+            RefusedError: it has.
+        """
+
     def load_table(self, contract: Contract) -> Table:
         """Return this party's checked data.
 

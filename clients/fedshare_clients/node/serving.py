@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BankServing", "ScoringSettings", "serving_role"]
 
 _STATE_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -72,9 +73,7 @@ def serving_role(
     commitment = verify_result(saved)
     load = partial(platform.load_table, contract)
 
-    def still_valid() -> None:
-        verify_valid(contract, party, platform.now())
-
+    still_valid = _InForce(contract, platform, time.monotonic)
     consents = ConsentDesk(contract, platform.withdrawals, platform.now)
     if contract.party(party).role == "feature_holder":
         spend = partial(platform.spend, contract)
@@ -111,6 +110,27 @@ def serving_role(
     return BankServing(
         bank, own, scorer, platform.scoring.desk, scoring.refresh_seconds, time.monotonic, platform.log, fail
     )
+
+
+class _InForce:
+    """Checks, whenever it is called, that the contract is in force; looks for an own revocation once a second."""
+
+    def __init__(self, contract: Contract, platform: Platform, clock: Callable[[], float]) -> None:
+        self._contract = contract
+        self._platform = platform
+        self._clock = clock
+        self._looked_at = -_LOOK_SECONDS
+
+    def __call__(self) -> None:
+        """Return if it is.
+
+        Raises:
+            RefusedError: the contract has expired, or this party took its approval back.
+        """
+        verify_valid(self._contract, self._platform.party, self._platform.now())
+        if self._clock() >= self._looked_at + _LOOK_SECONDS:
+            self._platform.verify_own_approval(self._contract)
+            self._looked_at = self._clock()
 
 
 class BankServing:

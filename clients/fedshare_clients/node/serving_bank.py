@@ -191,6 +191,10 @@ class ServingBank:
             future = self._waiting.get(identifier)
             if future is None:
                 future = Future()
+                # It may have come since the caller looked: asking again would count again.
+                if (row := self._opened.get(identifier)) is not None:
+                    future.set_result(row)
+                    return future
                 if self._closed:
                     future.set_exception(UnavailableError(self._closed))
                     return future

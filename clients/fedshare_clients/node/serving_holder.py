@@ -263,6 +263,7 @@ class ServingHolder:
     def _refresh(self, channel: Channel) -> None:
         while not self._closing.wait(self._scoring.refresh_seconds):
             try:
+                self._verify_valid()
                 self._rows = self._score(self._load())
             except FedshareError as error:
                 # The banks keep the column that they have, until it is too old for the contract.

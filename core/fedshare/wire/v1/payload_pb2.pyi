@@ -451,7 +451,7 @@ class KeysRefused(message.Message):
     CODE_FIELD_NUMBER: builtins.int
     LEFT_FIELD_NUMBER: builtins.int
     code: builtins.str
-    """A stable word: "quota_exceeded", or "contract_expired"."""
+    """A stable word: "quota_exceeded", "contract_expired" or "contract_revoked"."""
     left: builtins.int
     """How many identifiers the bank may still ask for."""
     def __init__(
