@@ -32,6 +32,7 @@ PEER = "paillier-2048 (phe)"
 
 # What --quick makes smaller, by module.
 QUICK: dict[str, dict[str, Any]] = {
+    "bench_banks": {"universe": 20_000, "customers": 2_500, "banks": (1, 4), "iterations": 4},
     "bench_audit": {"entries": 20_000, "single_entries": 2_000},
     "bench_iteration": {"repeats": 1, "iterations": 6, "sizes": ((20_000, 10_000),)},
     "bench_memory": {"universe": 300_000},

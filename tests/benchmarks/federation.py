@@ -74,12 +74,13 @@ class Work:
 
     Attributes:
         universe: rows of every holder.
-        customers: rows of the bank, all of them known to every holder.
+        customers: rows of each bank, all of them known to every holder.
         holders: how many.
         columns: numeric columns of each holder; the bank has two.
         bins: per column.
         iterations: exactly so many.
         is_sealed: False for the roles that send everything in the clear.
+        banks: how many; their customers differ, up to chance.
     """
 
     universe: int
@@ -89,6 +90,11 @@ class Work:
     bins: int = 10
     iterations: int = 8
     is_sealed: bool = True
+    banks: int = 1
+
+    @property
+    def bank_ids(self) -> list[str]:
+        return [BANK, *(f"{BANK}-{index}" for index in range(1, self.banks))]
 
     @property
     def holder_ids(self) -> list[str]:
@@ -96,10 +102,10 @@ class Work:
 
     @property
     def parties(self) -> list[str]:
-        return [BANK, *self.holder_ids]
+        return [*self.bank_ids, *self.holder_ids]
 
     def column_names(self, party: str) -> list[str]:
-        return [f"x{index}" for index in range(2 if party == BANK else self.columns)]
+        return [f"x{index}" for index in range(2 if party in self.bank_ids else self.columns)]
 
     def identity(self, party: str) -> IdentityKey:
         return IdentityKey.generate(Stream(hashlib.sha256(party.encode()).digest()).read)
@@ -109,7 +115,7 @@ class Work:
         parties = [
             {
                 "id": party,
-                "role": "label_holder" if party == BANK else "feature_holder",
+                "role": "label_holder" if party in self.bank_ids else "feature_holder",
                 "identity_key": encode_public_key(self.identity(party).public_bytes()),
                 "flower_key": hashlib.sha256(party.encode()).hexdigest(),
                 "columns": [{"name": name, "bins": self.bins} for name in self.column_names(party)],
@@ -123,6 +129,7 @@ class Work:
                 "parties": parties,
                 "model": {"max_iterations": self.iterations, "tolerance": NEVER},
                 "alignment": {"identifier": "opaque", "quota": self.customers},
+                "between_banks": {"accept_two": self.banks == 2},
                 "minimum_cohort": 30,
                 "scoring": {"quota": 10 * self.universe},
                 "valid_from": "2026-01-01T00:00:00Z",
@@ -151,12 +158,12 @@ class Work:
             "identifier_kind": "opaque",
             "columns": {name: {"kind": "numeric"} for name in self.column_names(party)},
         }
-        if party == BANK:
+        if party in self.bank_ids:
             data["label"] = "label"
         return NodeConfig.model_validate(
             {
                 "party": party,
-                "role": "label_holder" if party == BANK else "feature_holder",
+                "role": "label_holder" if party in self.bank_ids else "feature_holder",
                 "coordinator": {"address": "127.0.0.1:1", "fleet": "127.0.0.1:1"},
                 "data": data,
             }
@@ -173,12 +180,13 @@ def write_tables(work: Work, folder: Path) -> None:
         for values in list(columns.values())[:2]:
             logit += 0.8 * np.sin(values) + 0.3 * values
         pq.write_table(pa.table({"id": names, **columns}), folder / f"{party}.parquet")
-    own = rng.normal(size=(2, work.customers))
-    rows = rng.permutation(work.universe)[: work.customers]
-    chance = 1.0 / (1.0 + np.exp(-(logit[rows] + own[0])))
-    label = (rng.random(work.customers) < chance).astype(np.int8)
-    bank = pa.table({"id": names.take(pa.array(rows)), "label": label, "x0": own[0], "x1": own[1]})
-    pq.write_table(bank, folder / f"{BANK}.parquet")
+    for bank in work.bank_ids:
+        own = rng.normal(size=(2, work.customers))
+        rows = rng.permutation(work.universe)[: work.customers]
+        chance = 1.0 / (1.0 + np.exp(-(logit[rows] + own[0])))
+        label = (rng.random(work.customers) < chance).astype(np.int8)
+        table = pa.table({"id": names.take(pa.array(rows)), "label": label, "x0": own[0], "x1": own[1]})
+        pq.write_table(table, folder / f"{bank}.parquet")
 
 
 @dataclass(frozen=True)
