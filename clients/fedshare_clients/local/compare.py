@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedshare.credit.delong import auc_difference, auc_estimate
 from fedshare.credit.metrics import ks, log_loss
 from fedshare.errors import ConfigError, FedshareError, StorageError
-from fedshare_clients.node.report import interval_chart
+from fedshare_clients.node.report.charts import interval_chart
 
 from .experiment import parse_experiment, problems, read_yaml
 from .federation import run_experiment

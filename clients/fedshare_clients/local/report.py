@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from fedshare_clients.node.report.charts import BLUE, GREEN, GREY, ORANGE, Chart, bar_chart
 from fedshare_clients.node.state import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from matplotlib.axes import Axes
 
 __all__ = ["build_report", "write_report"]
 
@@ -30,7 +27,6 @@ _BANK_KEYS = (
     "federated",
     "intercept",
 )
-_BLUE, _ORANGE, _GREY, _GREEN = "#27548a", "#dd7a1c", "#8a94a0", "#3a7d44"
 
 
 def build_report(
@@ -98,79 +94,63 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     environment = Environment(
         loader=PackageLoader("fedshare_clients.local"), autoescape=True, undefined=StrictUndefined
     )
-    page = environment.get_template("report.html").render(report=report, plots=_plots(report))
+    page = environment.get_template("report.html").render(report=report, charts=_charts(report))
     write_private(folder / "report.html", page.encode())
     write_private(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
 
 
-def _plots(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plots as data URLs by name."""
-    return {
-        "loss": _plot(lambda axes: _draw_loss(axes, report["history"])),
-        "metrics": _plot(lambda axes: _draw_metrics(axes, report)),
-        "traffic": _plot(lambda axes: _draw_traffic(axes, report["bytes"])),
-        "seconds": _plot(lambda axes: _draw_seconds(axes, report["seconds"])),
+def _charts(report: Mapping[str, Any]) -> dict[str, Markup]:
+    drawings = {
+        "loss": _loss(report["history"]),
+        "metrics": _metrics(report),
+        "traffic": _traffic(report["bytes"]),
+        "seconds": _seconds(report["seconds"]),
     }
+    # Every text inside was escaped when it was drawn.
+    return {name: Markup(drawing) for name, drawing in drawings.items()}  # noqa: S704
 
 
-def _plot(draw: Callable[[Axes], None]) -> str:
-    with mpl.rc_context(
-        {"svg.hashsalt": "fedshare", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        from matplotlib.figure import Figure  # noqa: PLC0415 - after the settings
-
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
-        draw(figure.add_subplot())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _draw_loss(axes: Axes, history: list[dict[str, float]]) -> None:
-    steps = range(len(history))
-    axes.plot(steps, [step["loss"] for step in history], color=_BLUE, marker=".", label="training")
-    axes.plot(steps, [step["holdout_loss"] for step in history], color=_ORANGE, marker=".", label="held out")
-    axes.set_xlabel("iteration (0: the bank's own columns)")
-    axes.set_ylabel("mean log loss")
-    axes.legend(frameon=False)
-
-
-def _draw_metrics(axes: Axes, report: Mapping[str, Any]) -> None:
-    models = list(report["auc"])
-    colours = {"bank_only": _GREY, "federated": _BLUE, "centralised": _GREEN}
-    for place, model in enumerate(models):
-        values = [report["auc"][model], report["ks"][model]]
-        bars = axes.bar(
-            [group + 0.27 * place for group in (0, 1)],
-            values,
-            0.25,
-            color=colours[model],
-            label=model.replace("_", " "),
+def _loss(history: list[dict[str, float | None]]) -> str:
+    lines = {
+        name: (
+            colour,
+            [(place, value) for place, step in enumerate(history) if (value := step[key]) is not None],
         )
-        axes.bar_label(bars, fmt="%.3f", fontsize=7)
-    axes.set_xticks([0.27, 1.27], ["AUC", "KS"])
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False, ncols=3, loc="upper right")
+        for name, key, colour in (("training", "loss", BLUE), ("held out", "holdout_loss", ORANGE))
+    }
+    values = [value for _, points in lines.values() for _, value in points] or [0.0]
+    room = 0.3 * (max(values) - min(values))  # for the legend
+    chart = Chart(
+        "iteration (0: the bank's own columns)",
+        "mean log loss",
+        (0, max(1, len(history) - 1)),
+        (min(values), max(values) + room),
+    )
+    for name, (colour, points) in lines.items():
+        if points:
+            chart.line(points, colour, name)
+    return chart.svg("Loss by iteration")
 
 
-def _draw_traffic(axes: Axes, traffic: Mapping[str, Mapping[str, int]]) -> None:
-    parties = list(traffic)
-    for place, (direction, colour) in enumerate((("sent", _BLUE), ("received", _ORANGE))):
-        axes.barh(
-            [row + 0.35 * place for row in range(len(parties))],
-            [traffic[party][direction] / 2**20 for party in parties],
-            0.33,
-            color=colour,
-            label=direction,
-        )
-    axes.set_yticks([row + 0.17 for row in range(len(parties))], parties)
-    axes.set_xlabel("MiB through the Exchange")
-    axes.legend(frameon=False)
+def _metrics(report: Mapping[str, Any]) -> str:
+    colours = {"bank_only": GREY, "federated": BLUE, "centralised": GREEN}
+    bars = [
+        (f"{metric.upper()}, {model.replace('_', ' ')}", value, colours[model])
+        for metric in ("auc", "ks")
+        for model, value in report[metric].items()
+    ]
+    return bar_chart("AUC and KS of each model", bars, "on held-out customers")
 
 
-def _draw_seconds(axes: Axes, seconds: Mapping[str, float]) -> None:
-    phases = [phase for phase in seconds if phase != "total"]
-    bars = axes.barh(phases, [seconds[phase] for phase in phases], color=_BLUE)
-    axes.bar_label(bars, fmt="%.1f s", fontsize=7, padding=2)
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds at the bank's node")
+def _traffic(traffic: Mapping[str, Mapping[str, int]]) -> str:
+    bars = [
+        (f"{party}, {direction}", counts[direction] / 2**20, colour)
+        for party, counts in traffic.items()
+        for direction, colour in (("sent", BLUE), ("received", ORANGE))
+    ]
+    return bar_chart("Traffic by party", bars, "MiB through the Exchange", decimals=1)
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    bars = [(phase, value, BLUE) for phase, value in seconds.items() if phase != "total"]
+    return bar_chart("Seconds by phase", bars, "seconds at the first bank's node", decimals=1)

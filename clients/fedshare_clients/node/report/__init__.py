@@ -4,9 +4,8 @@ A bank makes it from its own files alone (``customers.parquet`` and ``result.jso
 is asked of anybody and nothing leaves the bank.
 """
 
-from .charts import interval_chart
 from .document import Challenger, build_document
 from .page import write_report
 from .run import report_run
 
-__all__ = ["Challenger", "build_document", "interval_chart", "report_run", "write_report"]
+__all__ = ["Challenger", "build_document", "report_run", "write_report"]

@@ -159,7 +159,7 @@ class Chart:
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], unit: str) -> str:
+def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], unit: str, *, decimals: int = 3) -> str:
     """Return horizontal bars, each a name, a value of at least 0 and a colour; ``unit`` explains the values."""
     left, row = 200, 22
     height = _TOP + row * len(bars) + 30
@@ -172,7 +172,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], unit: str) -> 
         parts.append(
             f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" height="14" fill="{colour}" rx="1.5"/>'
         )
-        parts.append(_text(left + width + 6, y + 13, f"{value:.3f}", "start"))
+        parts.append(_text(left + width + 6, y + 13, f"{value:.{decimals}f}", "start"))
     parts.append(_text(_WIDTH / 2, height - 8, unit, "middle", size=12))
     return _frame(title, height, "".join(parts))
 

@@ -1,0 +1,53 @@
+"""The page of a whole run: valid, of its own, and drawn even where a figure is missing."""
+
+from __future__ import annotations
+
+import html5lib
+
+from fedshare_clients.local.report import write_report
+
+
+def report(**changes):
+    metrics = {"auc": 0.6, "ks": 0.2}
+    return {
+        "experiment": "small",
+        "run_id": 1,
+        "contract_digest": "ab" * 32,
+        "parties": {"bank": "label_holder", "tax": "feature_holder"},
+        "rows": {"bank": 100, "tax": 200, "aligned": 90, "training": 60, "holdout": 30},
+        "coverage": {"tax": 0.9},
+        "bins": {"bank": 4, "tax": 5},
+        "iterations": 2,
+        "history": [{"loss": 0.5, "holdout_loss": 0.6}, {"loss": 0.4, "holdout_loss": 0.5}],
+        "seconds": {"hello": 0.1, "train": 2.0, "total": 9.0},
+        "bytes": {"bank": {"sent": 1, "received": 2}, "tax": {"sent": 3, "received": 10**7}},
+        "banks": {"bank": {"bank_only": metrics, "federated": metrics}},
+        "privacy": {},
+        "auc": {"bank_only": 0.6, "federated": 0.7, "centralised": 0.7},
+        "ks": {"bank_only": 0.2, "federated": 0.3, "centralised": 0.3},
+        "validation": {"bank": "bank/report/report.html"},
+        **changes,
+    }
+
+
+def page(folder, **changes):
+    write_report(report(**changes), folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
+    return text
+
+
+def test_the_page_is_valid_and_has_its_four_charts(tmp_path):
+    text = page(tmp_path)
+    assert text.count("<svg") == 4
+    assert "src=" not in text
+
+
+def test_a_loss_that_was_not_measured_is_left_out_of_the_chart(tmp_path):
+    text = page(tmp_path, history=[{"loss": 0.5, "holdout_loss": None}, {"loss": 0.4, "holdout_loss": None}])
+    assert ">training<" in text
+    assert ">held out<" not in text
+
+
+def test_a_history_without_any_loss_is_no_obstacle(tmp_path):
+    page(tmp_path, history=[{"loss": None, "holdout_loss": None}])
