@@ -25,7 +25,6 @@ __all__ = ["end", "follow", "logs", "run", "runs", "serve_model", "train"]
 
 _POLL_SECONDS = 1.0
 _CLOSE_POLLS = 30
-_SERVING = "serving"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,7 +79,6 @@ def serve_model(arguments: argparse.Namespace) -> int:
         superlink = superlink_of(state)
         run_id = superlink.start_run(contract.digest, model_run)
         store.open_run(run_id, contract.digest, model_run)
-        store.add_event(_SERVING, f"serves the model of run {model_run}", run_id)
         print(f"Run {run_id} of contract {contract.name} serves the model of run {model_run}.", flush=True)
         record = follow(
             store, superlink, run_id, reached=lambda: any(each.kind == HELD for each in store.events(run_id))
@@ -97,7 +95,7 @@ def end(arguments: argparse.Namespace) -> int:
 
     with open_state(arguments.state) as state:
         record = state.store.find_run(arguments.run)
-        if record is None or record.status != "running" or not _serves(state.store, arguments.run):
+        if record is None or record.status != "running" or not state.store.serves(arguments.run):
             raise ConfigError(
                 f"run {arguments.run} is not a serving run under way: see `fedshare-server runs`"
             )
@@ -120,17 +118,13 @@ def _await_close(superlink: Superlink, run_id: int) -> bool:
 def _latest_training(store: Store, contract: ContractRecord) -> int:
     """Return the newest completed training run of a contract."""
     for record in store.runs():
-        if (record.digest, record.status) == (contract.digest, "completed") and not _serves(
-            store, record.run_id
+        if (record.digest, record.status) == (contract.digest, "completed") and not store.serves(
+            record.run_id
         ):
             return record.run_id
     raise ConfigError(
         f"contract {contract.name} has no completed training run: `fedshare-server train` first"
     )
-
-
-def _serves(store: Store, run_id: int) -> bool:
-    return any(event.kind == _SERVING for event in store.events(run_id))
 
 
 def runs(arguments: argparse.Namespace) -> int:

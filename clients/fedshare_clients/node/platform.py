@@ -204,7 +204,8 @@ class NodePlatform:
         self._state.write_run_json(run_id, "result.json", result)
         self._trail.note("completed", run_id, contract=result["contract_digest"])
         self._trail.commit_head(run_id, self.randomness)
-        self._save(run_id, result["contract_digest"], "completed", "evaluate", "model complete")
+        phase, message = ("evaluate", "model complete") if "weights" in result else ("serve", "served")
+        self._save(run_id, result["contract_digest"], "completed", phase, message)
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         """Store ``failure.json`` in the run's folder and the run's end; a disk that refuses one of them is logged."""

@@ -63,6 +63,12 @@ class RunStore(LogStore):
             model = "" if model_run is None else str(model_run)
             self._say(session, RunOpened, **fields, code_digest=code_digest, model_run=model)
             self._log(session, run_id, "", "run_opened", f"run of contract {digest[:12]} is opened")
+            if model_run is not None:
+                self._log(session, run_id, "", "serving", f"it serves the model of run {model_run}")
+
+    def serves(self, run_id: int) -> bool:
+        """Return whether a run serves a model, and does not train one."""
+        return any(event.kind == "serving" for event in self.events(run_id))
 
     def set_phase(self, run_id: int, phase: str) -> None:
         """Store which phase a run is in; in the log, the one before it is closed and this one opened."""

@@ -227,23 +227,23 @@ def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
         store.add_decision(contract.digest, party, True, b"signed", said(party))
     store.open_run(5, contract.digest)
     store.finish(5, "failed", "why")
-    store.open_run(6, contract.digest)
-    store.add_event("serving", "serves the model of run 4", 6)
+    store.open_run(6, contract.digest, model_run=4)
     store.finish(6, "completed")
     assert call("serve", "credit") == 2
     assert "no completed training run" in capsys.readouterr().err
 
 
 def test_a_serving_run_is_ended_in_good_order_and_a_training_run_is_not(
-    store: Store, run: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, digest: str, run: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedshare_server.commands_run._POLL_SECONDS", 0.0)
     assert call("end", str(run)) == 2
     assert "not a serving run" in capsys.readouterr().err
-    store.add_event("serving", "serves the model of run 1", run)
-    assert call("end", str(run)) == 0
-    record = store.find_run(run)
+    serving = run + 1
+    store.open_run(serving, digest, model_run=run)
+    assert call("end", str(serving)) == 0
+    record = store.find_run(serving)
     assert record is not None
     assert record.status == "completed"
-    assert store.run_completed(run)
-    assert call("end", str(run)) == 2
+    assert store.run_completed(serving)
+    assert call("end", str(serving)) == 2
