@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulation import Simulation, small_economy
+from simulation import Simulation, small_economy, split_banks
 
 from fedshare.audit.statements import PrivacySpent
 from fedshare.credit.bins import ColumnBins, Design
@@ -158,3 +158,11 @@ def test_without_label_privacy_nothing_is_spent():
     bank = simulation.platforms["bank"]
     assert bank.budget.spendings == []
     assert bank.result["privacy"] == {}
+
+
+def test_with_several_banks_no_outcome_of_held_out_customers_is_summed():
+    tables = split_banks(small_economy(900, 1000), (0.5, 0.3, 0.2))
+    simulation = private(2.0, tables, receive_timeout_seconds=60.0)
+    assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
+    assert not any(each.phase == "evaluate" and "Masked" in each.step for each in simulation.exchange.crossed)
+    assert all("all_banks" not in simulation.platforms[bank].result for bank in ("bank-a", "bank-b", "bank-c"))

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from fedshare.errors import ConfigError, FedshareError
 from fedshare.identity.keys import fingerprint
+from fedshare.privacy.budget import spent_by
 
 from .config import load_config
 from .state import NodeState
@@ -451,11 +452,17 @@ def _status(options: argparse.Namespace) -> int:
         f"{each['runs_begun']} of {each['max_runs']} run(s) begun"
         for each in document["decisions"]
     ]
+    privacy = [
+        f"privacy       {mechanism}: epsilon {each['spent']['epsilon']:g} of {each['limit']['epsilon']:g}, "
+        f"delta {each['spent']['delta']:g} of {each['limit']['delta']:g} spent"
+        for mechanism, each in document["privacy"].items()
+    ]
     lines = [
         f"party         {config.party} ({config.role})",
         f"coordinator   {config.coordinator.address}",
         f"fingerprint   {document['fingerprint']}",
         f"certificate   {document['certificate_until'] or 'none: not enrolled'}",
+        *privacy,
         "decisions",
         *(decisions or ["  none"]),
         "runs",
@@ -477,8 +484,20 @@ def _status_document(config: NodeConfig, state: NodeState) -> dict[str, Any]:
         "state": str(config.state),
         "fingerprint": fingerprint(state.identity().public_bytes()),
         "certificate_until": until,
+        "privacy": _privacy_spent(config, state),
         "decisions": state.decisions(),
         "runs": [asdict(each) for each in state.runs()],
+    }
+
+
+def _privacy_spent(config: NodeConfig, state: NodeState) -> dict[str, Any]:
+    """Return what runs have taken of the privacy of a label holder's customers, and this node's limits, by mechanism."""
+    if config.role != "label_holder":
+        return {}
+    spendings = state.privacy_spent()
+    return {
+        mechanism: {"spent": asdict(spent_by(spendings, mechanism)), "limit": asdict(limit)}
+        for mechanism, limit in config.privacy.limits().items()
     }
 
 

@@ -28,6 +28,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from fedshare.errors import ConfigError
+from fedshare.privacy.budget import Amount, Mechanism
 from fedshare.scoring.answer import Band, verify_bands
 
 from .pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
@@ -234,6 +235,13 @@ class PrivacyConfig(_Strict):
 
     network_delta: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     """The same of delta."""
+
+    def limits(self) -> dict[Mechanism, Amount]:
+        """Return the limit of each mechanism."""
+        return {
+            "labels": Amount(self.label_epsilon, 0.0),
+            "network": Amount(self.network_epsilon, self.network_delta),
+        }
 
 
 class NodeConfig(_Strict):

@@ -59,6 +59,8 @@ def _terms(contract: Contract) -> list[str]:
     return [
         "Terms",
         f"  model      {model.kind}, ridge {model.ridge:g}, smoothness {model.smoothness:g}",
+        *_network(contract),
+        *_noise(contract),
         f"  training   at most {model.max_iterations} iterations in each of at most {contract.max_runs} run(s)",
         f"  alignment  {alignment.identifier} identifiers, at most {alignment.quota} per holder in all runs; {missing}",
         f"  held out   {contract.holdout_share:.0%} of a bank's customers, for evaluation",
@@ -78,6 +80,25 @@ def _portfolio(contract: Contract) -> list[str]:
         return []
     cells = f"{len(agreed.industries)} industries and {len(agreed.regions)} regions"
     return [f"  portfolio  exposure and expected loss of all banks by {cells}, in every run"]
+
+
+def _network(contract: Contract) -> list[str]:
+    model = contract.bank_model
+    if model is None:
+        return []
+    settings = "".join(f", {name} {value}" for name, value in sorted(model.settings.items()))
+    return [f"  network    {model.kind}{settings}; {model.algorithm}, at most {model.rounds} rounds"]
+
+
+def _noise(contract: Contract) -> list[str]:
+    lines = []
+    if labels := contract.privacy.labels:
+        lines.append(f"  noise      on outcomes, epsilon {labels.epsilon:g}")
+    if network := contract.privacy.network:
+        lines.append(
+            f"  noise      on the network, epsilon {network.epsilon:g}, delta {network.delta:g} in each run"
+        )
+    return lines
 
 
 def _parties(fetched: FetchedContract, own: str) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedshare.errors import RefusedError
-from fedshare.privacy.budget import Amount, asked_by, spent_by, verify_affordable
+from fedshare.privacy.budget import asked_by, spent_by, verify_affordable
 from fedshare.privacy.randomised_response import training_labels
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
-    from fedshare.privacy.budget import Mechanism, Spending
+    from fedshare.privacy.budget import Spending
 
     from .config import PrivacyConfig
     from .data.table import Table
@@ -41,10 +42,7 @@ class PrivacyAccount:
         self._epoch = config.label_epoch
         self._state = state
         self._now = now
-        self._limits: dict[Mechanism, Amount] = {
-            "labels": Amount(config.label_epsilon, 0.0),
-            "network": Amount(config.network_epsilon, config.network_delta),
-        }
+        self._limits = config.limits()
 
     def verify(self, contract: Contract, table: Table) -> None:
         """Check, before anything is computed, that the budget has room for a run and that its noise is still good.
@@ -83,8 +81,8 @@ class PrivacyAccount:
             each.mechanism: {
                 "epsilon": each.epsilon,
                 "delta": each.delta,
-                "spent": _as_json(spent_by(spendings, each.mechanism)),
-                "limit": _as_json(self._limits[each.mechanism]),
+                "spent": asdict(spent_by(spendings, each.mechanism)),
+                "limit": asdict(self._limits[each.mechanism]),
             }
             for each in asked
         }
@@ -105,8 +103,3 @@ class PrivacyAccount:
                 "which takes from the budget anew, or restore them",
                 party=self._party,
             )
-
-
-def _as_json(amount: Amount) -> dict[str, float]:
-    """Return an amount as JSON values."""
-    return {"epsilon": amount.epsilon, "delta": amount.delta}

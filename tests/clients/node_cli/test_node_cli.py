@@ -278,6 +278,14 @@ def test_status_is_json_on_request(enrolled):
     assert document["party"] == "bank-a"
     assert document["certificate_until"]
     assert document["runs"] == []
+    assert document["privacy"]["labels"] == {
+        "spent": {"epsilon": 0.0, "delta": 0.0},
+        "limit": {"epsilon": 5.0, "delta": 0.0},
+    }
+
+
+def test_status_shows_what_was_spent_of_the_privacy_budget(enrolled):
+    assert "labels: epsilon 0 of 5" in enrolled("status")[1]
 
 
 def test_a_report_on_an_unknown_run_says_where_to_look(enrolled):
