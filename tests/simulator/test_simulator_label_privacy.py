@@ -165,4 +165,6 @@ def test_with_several_banks_no_outcome_of_held_out_customers_is_summed():
     simulation = private(2.0, tables, receive_timeout_seconds=60.0)
     assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
     assert not any(each.phase == "evaluate" and "Masked" in each.step for each in simulation.exchange.crossed)
-    assert all("all_banks" not in simulation.platforms[bank].result for bank in ("bank-a", "bank-b", "bank-c"))
+    assert all(
+        "all_banks" not in simulation.platforms[bank].result for bank in ("bank-a", "bank-b", "bank-c")
+    )

@@ -173,6 +173,7 @@ def private(**changes: Any) -> dict[str, Any]:
         ({"bank_model": {**PRIVATE["bank_model"], "patience": 3}}, "patience"),
         ({"bank_model": {**PRIVATE["bank_model"], "algorithm": "fedprox", "proximal": 1.0}}, "fedprox"),
         ({"between_banks": {"personal_intercepts": True}}, "personal_intercepts"),
+        ({"between_banks": {"count_shared_customers": True}}, "count_shared_customers"),
         ({"outputs": {"coordinator_metrics": True}}, "coordinator_metrics"),
         ({"bank_model": None}, "bank_model"),
         (

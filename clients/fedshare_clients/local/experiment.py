@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedshare.contract.banks import BetweenBanks
 from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
+from fedshare.contract.network import NetworkModel  # noqa: TC001 - pydantic reads it
 from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
 from fedshare.contract.scoring import Scoring  # noqa: TC001  pydantic reads it
@@ -107,6 +108,7 @@ class Experiment(_Strict):
     model: ScorecardModel = ScorecardModel()
     alignment: Alignment
     between_banks: BetweenBanks = BetweenBanks()
+    bank_model: NetworkModel | None = None
     roster: str | None = None
     holdout_share: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
     minimum_cohort: Annotated[int, Field(ge=1)] = 30
@@ -119,8 +121,10 @@ class Experiment(_Strict):
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
         roles = [party.role for party in self.parties.values()]
-        if "feature_holder" not in roles or "label_holder" not in roles:
-            raise ValueError("an experiment needs at least one feature_holder and one label_holder")
+        if "label_holder" not in roles or ("feature_holder" not in roles and self.bank_model is None):
+            raise ValueError(
+                "an experiment needs at least one label_holder, and a feature_holder or a bank_model"
+            )
         return self
 
     def contract_draft(self) -> dict[str, Any]:
@@ -137,6 +141,7 @@ class Experiment(_Strict):
                 "model",
                 "alignment",
                 "between_banks",
+                "bank_model",
                 "holdout_share",
                 "minimum_cohort",
                 "outputs",

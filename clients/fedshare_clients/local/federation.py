@@ -56,9 +56,11 @@ def run_experiment(
         say: takes a line of progress.
 
     Raises:
-        ConfigError: ``out`` holds the results of an earlier run.
+        ConfigError: ``out`` holds the results of an earlier run, or a network is to be checked.
         FedshareError: a part failed; the message names the party and the cause.
     """
+    if check and experiment.bank_model is not None:
+        raise ConfigError("--check compares with the one optimum of pooled data, which a bank_model has not")
     _make_room(out)
     started = time.monotonic()
     local = _LocalFederation(experiment, out, say)

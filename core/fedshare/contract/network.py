@@ -91,6 +91,7 @@ def _verify_private(contract: Contract, model: NetworkModel) -> None:
     unprotected = {
         "a feature_holder": bool(contract.holders()),
         "between_banks.personal_intercepts": contract.between_banks.personal_intercepts,
+        "between_banks.count_shared_customers": contract.between_banks.count_shared_customers,
         "portfolio": contract.portfolio is not None,
         "outputs.coordinator_metrics": contract.outputs.coordinator_metrics,
         "bank_model.patience": model.patience > 0,
