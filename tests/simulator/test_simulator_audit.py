@@ -38,8 +38,16 @@ def told(simulation: Simulation, failed_in: str = "") -> Iterator[Statement]:
     """Yield the log of one run: what the coordinator says around what the parties said."""
     contract = simulation.contract
     run: dict[str, Any] = {"issuer": "coordinator", "issued_at": AT, "contract_digest": contract.digest()}
+    key = contract.log.coordinator_key
+    yield Enrolment(issuer="coordinator", issued_at=AT, role="coordinator", identity_key=key)
     for party in contract.parties:
-        yield Enrolment(issuer=party.id, issued_at=AT, role=party.role, identity_key=party.identity_key)
+        yield Enrolment(
+            issuer=party.id,
+            issued_at=AT,
+            role=party.role,
+            identity_key=party.identity_key,
+            witness_key=contract.log.witnesses[party.id],
+        )
     yield ContractPublished(**run, document=contract.canonical().decode())
     for party in contract.parties:
         yield Approval(issuer=party.id, issued_at=AT, contract_digest=contract.digest())
@@ -144,3 +152,24 @@ def test_a_refusal_is_stated_with_its_code() -> None:
     assert isinstance(said, Refusal)
     assert (said.code, said.run_id) == ("code_digest_differs", "1")
     assert said.contract_digest == simulation.contract.digest()
+
+
+@pytest.mark.parametrize("phase", PHASES[:-1])
+def test_a_phase_that_the_witnesses_have_not_seen_ends_the_run_before_anything_leaves_the_node(
+    phase: str,
+) -> None:
+    simulation = tiny()
+    simulation.platforms["tax"].unseen_phase = phase
+    replies = simulation.run()
+    assert replies["tax"]["code"] == "opening_not_witnessed"
+    assert not any(
+        (envelope.sender, envelope.phase) == ("tax", phase) for envelope in simulation.exchange.crossed
+    )
+    assert simulation.results() == []
+    assert simulation.platforms["tax"].said[-1].kind == "refusal"
+
+
+def test_every_phase_but_the_close_waits_for_its_opening_at_every_node() -> None:
+    simulation = tiny()
+    simulation.run()
+    assert {tuple(platform.opened) for platform in simulation.platforms.values()} == {PHASES[:-1]}

@@ -78,6 +78,7 @@ class Rules:
     def __init__(self) -> None:
         self._contracts: dict[str, _Contract] = {}
         self._keys: dict[str, str] = {}
+        self._witnesses: dict[str, str] = {}
         self._runs: dict[str, _Run] = {}
         self._closed: set[int] = set()
         self._trained: dict[int, str] = {}  # completed training run to its contract
@@ -110,6 +111,7 @@ class Rules:
         if (statement.role == COORDINATOR) != (statement.issuer == COORDINATOR):
             yield _bounds("role_taken", f"{statement.issuer} enrols as {statement.role}", index)
         self._keys[statement.issuer] = statement.identity_key
+        self._witnesses[statement.issuer] = statement.witness_key
 
     @_read.register
     def _(self, statement: ContractPublished, index: int) -> Iterator[Finding]:
@@ -122,14 +124,21 @@ class Rules:
             yield _bounds("contract_unreadable", str(error), index)
             return
         self._contracts[digest] = _Contract(terms, frozenset(party.id for party in terms.parties))
+        for what, key, enrolled in self._keys_named_by(terms):
+            if key != enrolled:
+                about = f"the contract names another {what} than the enrolled one"
+                yield Finding(FindingClass.AUTHORSHIP, "contract_key", about, index)
+
+    def _keys_named_by(self, terms: Terms) -> Iterator[tuple[str, str, str | None]]:
+        """Yield every key that a contract names: what it is, the key, and the one that was enrolled."""
         for party in terms.parties:
-            if self._keys.get(party.id) != party.identity_key:
-                yield Finding(
-                    FindingClass.AUTHORSHIP,
-                    "contract_key",
-                    f"the contract names an identity key for {party.id} that is not its enrolled one",
-                    index,
-                )
+            yield f"identity key of {party.id}", party.identity_key, self._keys.get(party.id)
+        if terms.log is not None:
+            yield "key of the coordinator", terms.log.coordinator_key, self._keys.get(COORDINATOR)
+            for party in terms.parties:
+                if party.id in terms.log.witnesses:
+                    key = terms.log.witnesses[party.id]
+                    yield f"witness key of {party.id}", key, self._witnesses.get(party.id)
 
     @_read.register
     def _(self, statement: Approval, index: int) -> Iterator[Finding]:

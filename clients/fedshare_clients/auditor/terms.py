@@ -36,6 +36,11 @@ class _Scoring(_Terms):
     """That there is such a section is all that counts here."""
 
 
+class _Log(_Terms):
+    coordinator_key: str
+    witnesses: dict[str, str]
+
+
 class Terms(_Terms):
     """A contract's terms.
 
@@ -46,6 +51,7 @@ class Terms(_Terms):
         valid_until: last instant.
         outputs: what may leave the institutions.
         scoring: how the model may be used; ``None`` if it may not.
+        log: whose word counts in the log; ``None`` in a contract that does not say.
     """
 
     parties: tuple[PartyTerms, ...]
@@ -54,6 +60,7 @@ class Terms(_Terms):
     valid_until: AwareDatetime
     outputs: _Outputs = _Outputs()
     scoring: _Scoring | None = None
+    log: _Log | None = None
 
     @classmethod
     def parse(cls, document: str, digest: str) -> Terms:

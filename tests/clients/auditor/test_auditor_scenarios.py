@@ -224,6 +224,19 @@ def test_a_contract_with_a_foreign_key_for_a_party_is_found(federation):
     assert federation.log().codes() == {"contract_key"}
 
 
+@pytest.mark.parametrize(
+    "log",
+    [
+        {"coordinator_key": public_of("tax"), "witnesses": {}},
+        {"coordinator_key": public_of("coordinator"), "witnesses": {"tax": "tax/witness+1+AA"}},
+    ],
+)
+def test_a_contract_with_another_key_of_the_coordinator_or_a_witness_is_found(federation, log):
+    federation.enrol()
+    federation.agree(contract_document(log=log), approvers=())
+    assert federation.log().codes() == {"contract_key"}
+
+
 def test_a_witness_key_that_is_not_the_policy_s_is_found(federation):
     federation.say(
         Enrolment, "tax", role="feature_holder", identity_key=public_of("tax"), witness_key="other+1+AA"
