@@ -230,6 +230,15 @@ def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"name: small\nparties: ["])
+def test_an_experiment_that_is_no_yaml_is_one_sentence(tmp_path, text):
+    (tmp_path / "experiment.yaml").write_bytes(text)
+    done = run(tmp_path / "experiment.yaml", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.endswith("expected YAML in UTF-8, found something else\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_unknown_field_is_a_matter_of_configuration(tmp_path):
     write(tmp_path)
     done = run(experiment(tmp_path, colour="red"), tmp_path / "out")

@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return StorageError.exit_code
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print(f"fedshare-local: a defect ({type(error).__name__}): report it with --debug", file=sys.stderr)
+        return FedshareError.exit_code
     except KeyboardInterrupt:
         print("fedshare-local: interrupted; every process was ended", file=sys.stderr)
         return _INTERRUPTED

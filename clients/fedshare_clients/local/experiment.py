@@ -173,8 +173,10 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML can say
         return yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{place}: expected YAML in UTF-8, found something else") from error
 
 
 def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 - as ``read_yaml``
