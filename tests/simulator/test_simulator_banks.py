@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_categories_of_the_contract_share_their_bins_between_banks() -> None:
     rng = np.random.default_rng(0)
     for name in ("bank-a", "bank-b", "bank-c"):
         table = tables[name]
-        words = ["line", "term"] if name == "bank-a" else ["term", "card", "rare"]
+        words = ["line", "term"] if name == "bank-a" else ["term", "card", "line", "rare"]
         loan = np.array(words, dtype=object)[rng.integers(0, len(words), len(table))]
         tables[name] = Table(name, table.identifiers, {**table.columns, "loan": loan}, table.label)
     simulation = run(tables, columns={"loan": {"categories": ["line", "term", "card"]}})
@@ -349,3 +350,39 @@ def test_a_count_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     simulation = small(between_banks={"count_shared_customers": True})
     reasons = assert_ended(simulation, simulation.run())
     assert "more shared customers than this bank has" in str(reasons)
+
+
+def test_every_bin_holds_the_minimum_cohort_of_the_banks_that_do_not_lead(three: Simulation) -> None:
+    counts = np.sum([saved(three, bank)["counts"] for bank in banks_of(three)[1:]], axis=0)
+    assert counts.min() >= three.contract.minimum_cohort
+
+
+def test_bins_are_merged_where_the_others_are_few() -> None:
+    tables = split_banks(small_economy(), (0.9, 0.05, 0.05))
+    simulation = run(tables, columns={"utilisation": {"bins": 20}}, minimum_cohort=15)
+    counts = np.sum([saved(simulation, bank)["counts"] for bank in ("bank-b", "bank-c")], axis=0)
+    assert counts.min() >= 15
+    assert len(counts) < 10
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"),
+    [
+        (lambda bins, honest: {**honest(bins), "name": "other"}, "other columns"),
+        (lambda bins, honest: {**honest(bins), "edges": []}, "do not parse"),
+        (
+            lambda bins, honest: honest(
+                dataclasses.replace(bins, edges=(bins.edges[0] - 1e-6, *bins.edges[1:]))
+            ),
+            "not merged from the shared ones",
+        ),
+    ],
+)
+def test_bins_of_the_leader_that_nobody_fitted_are_refused(
+    told: Any, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ColumnBins.to_dict
+    monkeypatch.setattr(ColumnBins, "to_dict", lambda bins: told(bins, honest))
+    simulation = small()
+    reasons = assert_ended(simulation, simulation.run())
+    assert cause in reasons["bank-b"] + reasons["bank-c"]

@@ -19,7 +19,6 @@ from fedshare.credit.bins import Design, fit_design
 from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, merge_cells
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
-from fedshare.credit.pooled_bins import fit_pooled_design
 from fedshare.errors import DataError, ProtocolError
 from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
@@ -35,6 +34,7 @@ from fedshare.training.network.registry import verify_network
 from fedshare.training.scorecard import Customers, LabelHolderModel, Step
 from fedshare.wire.v1 import payload_pb2 as payload
 
+from .bank_bins import fit_shared_bins
 from .bank_network import BankNetwork, contract_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
@@ -342,16 +342,7 @@ class LabelHolder:
         if not (self._sums.others and columns):
             self._design = fit_design(self._aligned, columns, minimum, party=self._party)
             return
-
-        def total(step: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-            return self._sums.total(channel, step, counts, 0)
-
-        fitted = fit_pooled_design(self._aligned, columns, minimum, total, party=self._party)
-        training = fitted.take(self._training).codes.ravel()
-        counts = total(
-            "training customers per bin", np.bincount(training, minlength=fitted.width).astype(float)
-        )
-        self._design, _ = fitted.merged(counts, minimum)
+        self._design = fit_shared_bins(channel, contract, self._sums, self._aligned, self._training)
 
     def _build_network(self) -> None:
         """Build the banks' network, if the contract has one: it then stands for the own bins in the search."""

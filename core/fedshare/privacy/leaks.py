@@ -243,6 +243,20 @@ LEDGER: tuple[Leak, ...] = (
         needed="scores of the bank's customers, from which it finds the next residual",
     ),
     Leak(
+        message="SharedBins",
+        fields=("bins",),
+        phase="prepare",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="which bins the leading bank merged: where the other banks together have fewer training "
+        "customers than the minimum cohort",
+        coordinator="the size of the list",
+        auditor=_SIZES,
+        needed="no bin of the shared sub-model shows the leading bank a few customers of the others",
+    ),
+    Leak(
         message="SharedPoint",
         fields=("point", "settled", "stop", "reason", "train_loss", "holdout_loss"),
         phase="train",
@@ -583,11 +597,15 @@ def _banks_learn(contract: Contract) -> list[str]:
         "customers of all banks in cells of its columns, each a factor of four wide",
         "in ranges with many customers 1/128 of the value",
     )
+    leads = (
+        f"{banks[0].id} only, which leads: training customers of all banks per bin; the loss and the gradient"
+    )
+    at = f"over all banks at {points:,} points at most, over bins with the minimum cohort of the others' customers"
     lines = [
         f"{coarse}, {fine}; small numbers included, not who",
-        "training customers of all banks per bin; weights of customers and of defaults in all",
-        f"the loss and the gradient over all banks, at {points:,} points at most: {banks[0].id} only, which leads",
-        "per cell of scores with at least the minimum cohort of held-out customers of all banks: outcomes",
+        "the weights of customers and of defaults in all",
+        f"{leads} {at}",
+        "held-out customers of all banks per cell of scores, and outcomes over cells of the minimum cohort in all",
     ]
     if contract.bank_model:
         lines.append(_network_updates(contract, contract.bank_model))

@@ -1,6 +1,6 @@
 """The loss of all banks' customers, as the bank that leads the search sees it: sums at the points it asks for.
 
-The leading bank asks for the value and the gradient, which are sums over bins of at least the minimum cohort. It
+The leading bank asks for the value and the gradient, which are sums over bins with the minimum cohort of others. It
 never asks for the Hessian: the entry of two bins would be a sum over the customers that are in both, of whom there may
 be one. What it takes instead is its own customers' Hessian, scaled to the customers per bin of all banks, and
 corrected after every step by what the gradient did (BFGS: Nocedal and Wright, "Numerical Optimization", 2nd ed.,

@@ -625,3 +625,27 @@ class SharedCustomers(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SharedBins(message.Message):
+    """The leading bank to every other bank, phase "prepare": the bins of the banks' columns, merged so that each holds
+    the minimum cohort of the other banks' training customers.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BINS_FIELD_NUMBER: builtins.int
+    bins: builtins.bytes
+    """JSON list of columns, each as fedshare.credit.bins.ColumnBins.to_dict. The receiver checks that they are the bins
+    which all banks fitted, with some joined or left out.
+    """
+    def __init__(
+        self,
+        *,
+        bins: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bins", b"bins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
