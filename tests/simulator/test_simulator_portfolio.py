@@ -86,7 +86,7 @@ def test_every_bank_gets_the_sums_over_all_customers():
 
 
 def test_a_thin_industry_is_hidden_in_company_and_a_name_above_the_limit_is_counted():
-    simulation = federation(mining=3)
+    simulation = federation(mining=4)
     platform = banks_of(simulation)[0]
     platform.table.columns["exposure"][50] = platform.table.columns["exposure"].sum()
     table = (found := portfolio(simulation))["tables"]["industry"]
@@ -97,6 +97,31 @@ def test_a_thin_industry_is_hidden_in_company_and_a_name_above_the_limit_is_coun
     assert found["names_over_limit"] == 1
     own = [each.results[1]["portfolio"]["own_names_over_limit"] for each in banks_of(simulation)]
     assert [len(names) for names in own] == [1, 0, 0]
+
+
+def test_no_bank_can_subtract_its_own_part_and_be_left_with_few_customers():
+    # Some 49 customers in mining, well above the minimum cohort of 15, but 40 of them are one bank's.
+    simulation = federation()
+    for platform, mining in zip(banks_of(simulation), (40, 9, 0), strict=True):
+        industry = platform.table.columns["industry"]
+        industry[industry == "mining"] = "retail"
+        industry[:mining] = "mining"
+    found = portfolio(simulation)
+    assert "mining" not in {cell["name"] for cell in found["tables"]["industry"]["cells"]}
+    for own in banks_of(simulation):
+        others = [platform for platform in banks_of(simulation) if platform is not own]
+        aligned = [
+            platform.table.rows([each.encode() for each in platform.customers["identifier"]])
+            for platform in others
+        ]
+        for table in found["tables"].values():
+            names = {cell["name"] for cell in table["cells"]}
+            dimension = "industry" if names & {*INDUSTRIES, "other"} - {"other"} else "region"
+            listed = INDUSTRIES if dimension == "industry" else REGIONS
+            values = np.concatenate([each.column(dimension) for each in aligned])
+            values = np.array([value if value in listed else "other" for value in values])
+            counts = [np.sum(values == name) for name in names] + [np.sum(~np.isin(values, list(names)))]
+            assert all(count == 0 or count >= 15 for count in counts)
 
 
 def test_a_second_run_about_the_same_customers_answers_the_same():
@@ -157,7 +182,7 @@ def test_a_portfolio_beside_network_privacy_is_refused():
 
 
 def test_the_report_shows_the_portfolio_and_no_name(tmp_path):
-    simulation = federation(mining=3)
+    simulation = federation(mining=4)
     platform = banks_of(simulation)[0]
     platform.table.columns["exposure"][50] = platform.table.columns["exposure"].sum()
     portfolio(simulation)

@@ -1,8 +1,9 @@
 """A bank's part in the portfolio of all banks: exposure and expected loss by industry and region.
 
 1. The customers per cell are summed over banks, and how many of them changed since each earlier answer.
-2. From these counts every bank decides alike what may be shown (``fedshare.credit.release``), and remembers its own
-   holdings before it says more, so that no later answer differs from this one by few customers.
+2. From these counts the banks agree on what may be shown (``fedshare.credit.release``): nothing about few customers,
+   neither of all banks nor, once a bank subtracts its own, of the others. Each then remembers its own holdings before
+   it says more, so that no later answer differs from this one by few customers.
 3. Amounts are summed over what may be shown and the rest only; then the squares of shares and the names above the limit.
 
 What is remembered is this bank's own: customers, their cells and exposures, in its state folder.
@@ -17,7 +18,6 @@ import numpy as np
 
 from fedshare.contract.portfolio import DIMENSIONS
 from fedshare.credit.concentration import (
-    AMOUNTS,
     changed_customers,
     concentration,
     group_amounts,
@@ -118,11 +118,12 @@ class BankPortfolio:
             for row, name in enumerate(names)
         }
         earlier = self._memory.answers()
-        counts = self._counts(channel, sums, cells, holdings, earlier)
+        own = self._counts(cells, holdings, earlier)
+        total = _split(
+            np.rint(sums.total(channel, "customers of the portfolio", _joined(own), 0)).astype(np.int64), own
+        )
         # 2. What may be shown.
-        plans = {
-            dimension: self._plan(dimension, counts[dimension], earlier, minimum) for dimension in DIMENSIONS
-        }
+        plans = self._agree(channel, sums, own, total, earlier, minimum)
         withheld = any(plan.withheld for plan in plans.values())
         shown = {dimension: plan.shown.tolist() for dimension, plan in plans.items()}
         self._memory.remember(StoredAnswer(shown, withheld, holdings))
@@ -134,13 +135,13 @@ class BankPortfolio:
             group_amounts(cells[dimension], exposure, loss, plans[dimension]) for dimension in DIMENSIONS
         ]
         flat = np.concatenate([part.ravel() for part in parts])
-        total = sums.total(channel, "amounts of the portfolio", flat, _AMOUNT_BITS)
+        amounts = sums.total(channel, "amounts of the portfolio", flat, _AMOUNT_BITS)
         tables, at = {}, 0
         for dimension, part in zip(DIMENSIONS, parts, strict=True):
-            amounts = total[at : at + part.size].reshape(len(AMOUNTS), -1)
+            summed = amounts[at : at + part.size].reshape(part.shape)
             at += part.size
             tables[dimension] = concentration(
-                self._terms.cells(dimension), counts[dimension][0], amounts, plans[dimension]
+                self._terms.cells(dimension), total[dimension][0], summed, plans[dimension]
             )
         whole = tables["industry"].exposure
         over = names_over_limit(exposure, whole, self._terms.single_name_limit)
@@ -163,44 +164,54 @@ class BankPortfolio:
 
     def _counts(
         self,
-        channel: Channel,
-        sums: BankSums,
         cells: Mapping[str, NDArray[np.int64]],
         holdings: Mapping[str, Sequence[float]],
         earlier: Sequence[StoredAnswer],
-    ) -> dict[str, list[NDArray[np.int64]]]:
-        """Return, by dimension, customers per cell of all banks, and those that changed since each earlier answer."""
-        vectors = []
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return, by dimension, this bank's customers per cell, and a row of those that changed since each answer."""
+        counts = {}
         for place, dimension in enumerate(DIMENSIONS):
-            size = len(self._terms.cells(dimension))
-            vectors.append(np.bincount(cells[dimension], minlength=size))
-            now = _one_dimension(holdings, place)
-            vectors += [
-                changed_customers(now, _one_dimension(each.holdings, place), size) for each in earlier
-            ]
-        flat = np.concatenate(vectors).astype(np.float64)
-        total = np.rint(sums.total(channel, "customers of the portfolio", flat, 0)).astype(np.int64)
-        counts: dict[str, list[NDArray[np.int64]]] = {}
-        at = 0
-        for dimension in DIMENSIONS:
-            size, many = len(self._terms.cells(dimension)), 1 + len(earlier)
-            counts[dimension] = list(total[at : at + size * many].reshape(many, size))
-            at += size * many
+            size, now = len(self._terms.cells(dimension)), _one_dimension(holdings, place)
+            rows = [np.bincount(cells[dimension], minlength=size)]
+            rows += [changed_customers(now, _one_dimension(each.holdings, place), size) for each in earlier]
+            counts[dimension] = np.stack(rows)
         return counts
 
-    def _plan(
+    def _agree(
         self,
-        dimension: str,
-        counts: Sequence[NDArray[np.int64]],
+        channel: Channel,
+        sums: BankSums,
+        own: Mapping[str, NDArray[np.int64]],
+        total: Mapping[str, NDArray[np.int64]],
         earlier: Sequence[StoredAnswer],
         minimum: int,
-    ) -> ReleasePlan:
-        customers, *changed = counts
-        before = [
-            Earlier(ReleasePlan(np.array(each.shown[dimension], dtype=np.bool_), each.withheld), change)
-            for each, change in zip(earlier, changed, strict=True)
-        ]
-        return plan_release(customers, minimum=minimum, earlier=before)
+    ) -> dict[str, ReleasePlan]:
+        """Return what every bank agrees to show: each may take cells out, until nobody does."""
+        allowed = {dimension: np.ones(total[dimension].shape[1], dtype=np.bool_) for dimension in DIMENSIONS}
+        while True:
+            plans, objections, gives_up = {}, {}, False
+            for dimension in DIMENSIONS:
+                history = [np.array(each.shown[dimension], dtype=np.bool_) for each in earlier]
+                withheld = [each.withheld for each in earlier]
+                plan = _plan(total[dimension], history, withheld, minimum, allowed[dimension])
+                others = total[dimension] - own[dimension]
+                inside = _plan(others, history, withheld, minimum, plan.shown)
+                plans[dimension] = plan
+                objections[dimension] = (allowed[dimension] & ~inside.shown).astype(np.int64)[None]
+                gives_up |= plan.withheld or inside.withheld
+            flat = np.append(_joined(objections), float(gives_up))
+            heard = sums.total(channel, "objections to cells of the portfolio", flat, 0)
+            if heard[-1] > 0.5:
+                return {
+                    dimension: ReleasePlan(np.zeros_like(allowed[dimension]), withheld=True)
+                    for dimension in DIMENSIONS
+                }
+            if not (heard > 0.5).any():
+                return plans
+            found = _split(heard[:-1], objections)
+            allowed = {
+                dimension: allowed[dimension] & (found[dimension][0] < 0.5) for dimension in DIMENSIONS
+            }
 
     def _exposure(self, table: Table) -> NDArray[np.float64]:
         values = table.column(self._settings.exposure)
@@ -223,3 +234,32 @@ class BankPortfolio:
 
 def _one_dimension(holdings: Mapping[str, Sequence[float]], place: int) -> dict[str, tuple[int, float]]:
     return {name: (int(each[place]), each[-1]) for name, each in holdings.items()}
+
+
+def _plan(
+    counts: NDArray[np.int64],
+    history: Sequence[NDArray[np.bool_]],
+    withheld: Sequence[bool],
+    minimum: int,
+    within: NDArray[np.bool_],
+) -> ReleasePlan:
+    """Return the plan for rows of counts: customers, then changes since each earlier answer."""
+    earlier = [
+        Earlier(ReleasePlan(shown, nothing), changed)
+        for shown, nothing, changed in zip(history, withheld, counts[1:], strict=True)
+    ]
+    return plan_release(counts[0], minimum=minimum, earlier=earlier, within=within)
+
+
+def _joined(parts: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float64]:
+    return np.concatenate([parts[dimension].ravel() for dimension in DIMENSIONS]).astype(np.float64)
+
+
+def _split(flat: NDArray[Any], like: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+    """Return the inverse of ``_joined``."""
+    ends = np.cumsum([like[dimension].size for dimension in DIMENSIONS])
+    parts = np.split(flat, ends[:-1])
+    return {
+        dimension: part.reshape(like[dimension].shape)
+        for dimension, part in zip(DIMENSIONS, parts, strict=True)
+    }

@@ -63,18 +63,23 @@ class Earlier:
 
 
 def plan_release(
-    customers: NDArray[np.int64], *, minimum: int, earlier: Sequence[Earlier] = ()
+    customers: NDArray[np.int64],
+    *,
+    minimum: int,
+    earlier: Sequence[Earlier] = (),
+    within: NDArray[np.bool_] | None = None,
 ) -> ReleasePlan:
     """Return which cells to show.
 
-    Whatever is shown, the rest included, is about at least ``minimum`` customers or none; the rest has two cells with
-    customers or more; and of whatever both this answer and an earlier one add up, at least ``minimum`` customers changed or
-    none. Empty cells are shown, and hide nobody.
+    Whatever is shown, the rest included, is about at least ``minimum`` customers or none; and of whatever both this answer
+    and an earlier one add up, at least ``minimum`` customers changed or none. Empty cells are shown, and hide nobody.
 
     Args:
-        customers: of each cell, summed over all banks, shape ``[C]``.
+        customers: of each cell, shape ``[C]``: of all banks, or, for what a bank could work out by subtracting its own
+            part, of all others.
         minimum: the minimum cohort, at least 1.
-        earlier: every answer given before about the same cells.
+        earlier: every answer given before about the same cells, with changes of the same customers.
+        within: cells that may be shown at most; all if not given.
 
     Raises:
         ParameterError: shapes differ, a count is negative, or the minimum is below 1.
@@ -87,6 +92,8 @@ def plan_release(
     if minimum < 1:
         raise ParameterError("the minimum cohort is at least 1")
     shown = (customers == 0) | (customers >= minimum)
+    if within is not None:
+        shown &= within
     while True:
         hidden = _first_problem(shown, customers, minimum, earlier)
         if hidden is None:
@@ -100,8 +107,7 @@ def _first_problem(
     shown: NDArray[np.bool_], customers: NDArray[np.int64], minimum: int, earlier: Sequence[Earlier]
 ) -> NDArray[np.bool_] | None:
     """Return cells to hide as well, none of them shown if that is no help, or None if all is well."""
-    rest = ~shown & (customers > 0)
-    if rest.any() and not _is_safe_rest(rest, customers, minimum):
+    if 0 < int(customers[~shown].sum()) < minimum:
         return _next_smallest(shown, customers)
     for answer in earlier:
         if answer.plan.withheld:
@@ -111,12 +117,6 @@ def _first_problem(
                 # The union joins the rest; if it is the rest already, another cell does.
                 return union if (union & shown).any() else _next_smallest(shown, customers)
     return None
-
-
-def _is_safe_rest(rest: NDArray[np.bool_], customers: NDArray[np.int64], minimum: int) -> bool:
-    """Whether the sum of the rest says little about each cell; a rest of everything is the total and only needs size."""
-    cells = int(np.count_nonzero(rest))
-    return int(customers[rest].sum()) >= minimum and (cells >= 2 or cells == np.count_nonzero(customers))
 
 
 def _next_smallest(shown: NDArray[np.bool_], customers: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -636,6 +636,8 @@ def _portfolio_shows(contract: Contract) -> list[str]:
     return [
         f"{everyone}: customers in each of {cells:,} cells by industry or region, {changes}",
         f"{everyone}: {amounts}, and how they changed since an earlier run if {cohort} or more customers did",
+        f"by subtracting its own part: the same of all others, again of {cohort} customers or more",
+        f"{everyone}: which of these cells some bank objects to show, for lack of customers of the others",
         f"{everyone}: how many names are above {agreed.single_name_limit:.1%} of the exposure",
     ]
 
