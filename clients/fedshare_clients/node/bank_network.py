@@ -79,7 +79,7 @@ class BankNetwork:
             ConfigError: the network cannot be built.
         """
         inputs = encode(self._bins, table, party=self._party)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(self._stream.read(8), "big") >> 1)
             network = build_network(self._model, inputs.schema)
         # Beside feature holders the search has the intercept, the own one included.

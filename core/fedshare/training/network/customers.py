@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NetworkCustomers"]
 
+# Rows that a network scores at once: keeps its activations within some 100 MiB.
+_CHUNK_ROWS = 65_536
+
 
 class NetworkCustomers:
     """See the module. Tensors are on the CUDA device if there is one.
@@ -110,7 +113,12 @@ class NetworkCustomers:
         """Return the log-odds of every customer without the offsets, shape ``[c]``."""
         self.network.eval()
         with torch.no_grad():
-            scores = self.network(self._numeric, self._categories) + self.intercept
+            parts = zip(
+                torch.split(self._numeric, _CHUNK_ROWS),
+                torch.split(self._categories, _CHUNK_ROWS),
+                strict=True,
+            )
+            scores = torch.cat([self.network(*part) for part in parts]) + self.intercept
         found: NDArray[np.float64] = scores.cpu().numpy().astype(np.float64)
         return found
 

@@ -43,7 +43,7 @@ def local_update(
     optimiser = torch.optim.SGD(groups, lr=model.learning_rate, momentum=model.momentum)
     seed = int.from_bytes(stream.read(8), "big") >> 1
     order = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[customers.device] if customers.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for _ in range(model.local_epochs):
             shuffled = torch.randperm(len(customers.training_rows), generator=order)
