@@ -36,6 +36,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "bench_audit": {"entries": 20_000, "single_entries": 2_000},
     "bench_iteration": {"repeats": 1, "iterations": 6, "sizes": ((20_000, 10_000),)},
     "bench_memory": {"universe": 300_000},
+    "bench_scoring": {"universe": 20_000, "first": 200, "again": 1000},
 }
 
 Entry = dict[str, Any]

@@ -317,6 +317,9 @@ class _Platform:
     def verify_own_approval(self, contract: Contract) -> None:
         pass
 
+    def portfolio(self, contract: Contract) -> None:
+        pass
+
     def load_table(self, _contract: Contract) -> Any:
         return load(self.work.config(self.party, self.folder))
 

@@ -447,6 +447,7 @@ def test_an_exchange_that_tampers_with_answers_ends_the_serving_run(way: str) ->
 
     simulation = trained()
     simulation.exchange._tamper = tamper
+    simulation.platforms["bank"].receive_timeout_seconds = 2.0
     simulation.platforms["bank"].scoring = ScoringSettings(wait_seconds=0.5)
     scorer = served(simulation)
     names = known_to_all(simulation)

@@ -93,7 +93,8 @@ def serving_role(
             fail,
         )
     own = OwnPart(saved, load, contract.bank_model)
-    bank = ServingBank(contract, scoring, party, platform.randomness, time.monotonic, report, fail)
+    patience = platform.receive_timeout_seconds
+    bank = ServingBank(contract, scoring, party, platform.randomness, time.monotonic, patience, report, fail)
     scorer = Scorer(
         contract,
         scoring,

@@ -79,8 +79,10 @@ class _Block:
 
 @dataclass(slots=True)
 class _Question:
+    number: int
     identifiers: list[bytes]
     blinds: Blinds = field(repr=False)
+    asked_at: float
     answers: dict[str, RowKeys | payload.KeysRefused] = field(default_factory=dict, repr=False)
 
 
@@ -93,6 +95,7 @@ class ServingBank:
         party: this bank.
         randomness: for blinding.
         clock: seconds, monotonic.
+        patience_seconds: how long holders may take for an answer before the run ends.
         report: where progress goes.
         fail: told what ends the run from a thread of this object.
     """
@@ -104,9 +107,11 @@ class ServingBank:
         party: str,
         randomness: Randomness,
         clock: Callable[[], float],
+        patience_seconds: float,
         report: ProgressSink,
         fail: Callable[[FedshareError], None],
     ) -> None:
+        self._patience_seconds = patience_seconds
         self.party = party
         self.holders = [holder.id for holder in contract.holders()]
         self._groups = {
@@ -124,7 +129,7 @@ class ServingBank:
         self._changed = threading.Condition()
         self._waiting: dict[bytes, Future[Opened]] = {}
         self._pending: list[bytes] = []
-        self._questions: dict[int, _Question] = {}
+        self._question: _Question | None = None
         self._asked = 0
         self._updating = threading.Lock()
         self._epoch = -1
@@ -237,17 +242,30 @@ class ServingBank:
         number = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._closed)
+                # One question at a time: what comes meanwhile goes together in the next, at the cost of one.
+                while not self._changed.wait_for(
+                    lambda: self._closed or (self._pending and self._question is None), self._patience_seconds
+                ):
+                    self._verify_answered()
                 if self._closed:
                     return
                 identifiers, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
             # One blinding for all holders: to each of them, and to all together, it is a random element.
             blinds, elements = blind(identifiers, self._randomness, workers=WORKERS)
-            self._questions[number] = _Question(identifiers, blinds)
+            self._question = _Question(number, identifiers, blinds, self._clock())
             self._asked += len(identifiers)
             for holder in self.holders:
                 channel.send(holder, payload.BlindedIdentifiers(elements=elements), number)
             number += 1
+
+    def _verify_answered(self) -> None:
+        question = self._question
+        if question is not None and self._clock() >= question.asked_at + self._patience_seconds:
+            late = ", ".join(sorted(set(self.holders) - question.answers.keys()))
+            raise UnavailableError(
+                f"no answer about {len(question.identifiers)} enterprises within {self._patience_seconds:g} seconds "
+                f"from {late}: is it running?"
+            )
 
     def _listen(self, channel: Channel, holder: str) -> None:
         number, epoch, profiles = 0, 1, 0
@@ -283,8 +301,8 @@ class ServingBank:
     def _take_answer(
         self, holder: str, number: int, message: payload.EvaluatedIdentifiers | payload.KeysRefused
     ) -> None:
-        question = self._questions.get(number)
-        if question is None:
+        question = self._question
+        if question is None or question.number != number:
             raise ProtocolError(f"{holder} answers a question that it was not asked")
         if isinstance(message, payload.KeysRefused):
             answer: RowKeys | payload.KeysRefused = message
@@ -294,7 +312,6 @@ class ServingBank:
             question.answers[holder] = answer
             if len(question.answers) < len(self.holders):
                 return
-            del self._questions[number]
             refusals = [each for each in question.answers.values() if isinstance(each, payload.KeysRefused)]
             if refusals:
                 self._refuse(question.identifiers, refusals)
@@ -304,7 +321,9 @@ class ServingBank:
             self._blocks.append(block)
             self._opened.update(opened := self._open(block))
         with self._changed:
+            self._question = None
             futures = [(self._waiting.pop(identifier, None), row) for identifier, row in opened.items()]
+            self._changed.notify_all()
         for future, row in futures:
             if future is not None:
                 future.set_result(row)
@@ -314,6 +333,7 @@ class ServingBank:
         first = min(refusals, key=lambda refusal: refusal.left)
         left = first.left if first.left < len(identifiers) else 0
         with self._changed:
+            self._question = None
             self._pending[:0] = identifiers[:left]
             futures = [self._waiting.pop(identifier, None) for identifier in identifiers[left:]]
             self._changed.notify_all()
