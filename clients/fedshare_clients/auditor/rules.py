@@ -42,6 +42,8 @@ __all__ = ["PHASES", "SERVING_PHASES", "Rules"]
 # The order in which a run goes through its phases; each at most once.
 PHASES = ("hello", "align", "prepare", "train", "evaluate", "close")
 SERVING_PHASES = ("hello", "publish", "serve", "close")
+# By now every party has counted the run.
+_COUNTED = "prepare"
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class _Contract:
     parties: frozenset[str]
     approved: set[str] = field(default_factory=set)
     withdrawn: set[str] = field(default_factory=set)
+    begun: int = 0
 
 
 class _Account(NamedTuple):
@@ -206,6 +209,8 @@ class Rules:
                     "phase_order", f"{statement.phase} is opened before {run.opened[-1]} is closed", index
                 )
             run.opened.append(statement.phase)
+            if statement.phase == _COUNTED:
+                yield from _count_run(run.contract, index)
 
     @_read.register
     def _(self, statement: PhaseClosed, index: int) -> Iterator[Finding]:
@@ -269,9 +274,13 @@ class Rules:
 
     @_read.register
     def _(self, statement: PrivacySpent, index: int) -> Iterator[Finding]:
-        yield from self._fresh(statement, statement.run_id, index)
-        _, findings = self._run_of(statement, index)
+        yield from self._fresh(statement, f"{statement.run_id}/{statement.mechanism}", index)
+        run, findings = self._run_of(statement, index)
         yield from findings
+        mechanism, epsilon, delta = statement.mechanism, float(statement.epsilon), float(statement.delta)
+        if run is not None and not run.contract.terms.allows(mechanism, epsilon, delta):
+            about = f"{statement.issuer} spent more of its {mechanism} budget than the contract allows"
+            yield _bounds("privacy_exceeded", about, index)
 
     @_read.register
     def _(self, statement: RunClosed, index: int) -> Iterator[Finding]:
@@ -385,6 +394,13 @@ class Rules:
             about = f"{statement.issuer} takes part in a run whose contract does not name it"
             return None, [_bounds("stranger", about, index)]
         return run, []
+
+
+def _count_run(contract: _Contract, index: int) -> Iterator[Finding]:
+    contract.begun += 1
+    most = contract.terms.max_runs
+    if most is not None and contract.begun > most:
+        yield _bounds("too_many_runs", f"run number {contract.begun} of a contract that allows {most}", index)
 
 
 def _compare(run: _Run, completed: bool) -> Iterator[Finding]:

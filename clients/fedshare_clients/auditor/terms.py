@@ -36,6 +36,16 @@ class _Scoring(_Terms):
     """That there is such a section is all that counts here."""
 
 
+class _Spending(_Terms):
+    epsilon: float
+    delta: float = 0.0
+
+
+class _Privacy(_Terms):
+    labels: _Spending | None = None
+    network: _Spending | None = None
+
+
 class _Log(_Terms):
     coordinator_key: str
     witnesses: dict[str, str]
@@ -50,6 +60,8 @@ class Terms(_Terms):
         valid_from: first instant at which a run may be opened.
         valid_until: last instant.
         outputs: what may leave the institutions.
+        max_runs: so many runs may train; ``None`` in a contract that does not say.
+        privacy: the most that a run may take of each budget.
         scoring: how the model may be used; ``None`` if it may not.
         log: whose word counts in the log; ``None`` in a contract that does not say.
     """
@@ -59,6 +71,8 @@ class Terms(_Terms):
     valid_from: AwareDatetime
     valid_until: AwareDatetime
     outputs: _Outputs = _Outputs()
+    max_runs: int | None = None
+    privacy: _Privacy = _Privacy()
     scoring: _Scoring | None = None
     log: _Log | None = None
 
@@ -79,6 +93,11 @@ class Terms(_Terms):
     def role(self, party: str) -> str | None:
         """Return the party's role, or ``None`` if the contract does not name it."""
         return next((terms.role for terms in self.parties if terms.id == party), None)
+
+    def allows(self, mechanism: Literal["labels", "network"], epsilon: float, delta: float) -> bool:
+        """Whether one run may take so much of the budget of ``mechanism``; decimals may have been rounded up."""
+        most = self.privacy.labels if mechanism == "labels" else self.privacy.network
+        return most is not None and epsilon <= most.epsilon + 1e-9 and delta <= most.delta + 1e-12
 
     def covers(self, seconds: int) -> bool:
         """Whether the contract is valid at a POSIX time."""

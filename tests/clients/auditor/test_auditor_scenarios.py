@@ -16,6 +16,7 @@ from fedshare.audit.statements import (
     ModelManifest,
     PhaseClosed,
     PhaseOpened,
+    PrivacySpent,
     PrivateEvent,
     PrivateHead,
     Refusal,
@@ -545,3 +546,37 @@ def test_training_in_a_run_that_was_opened_to_serve_is_found(federation):
     federation.phase("train", "8")
     federation.finish("8")
     assert federation.log().codes() == {"unknown_phase", "phase_not_open"}
+
+
+def test_more_training_runs_than_the_contract_allows_are_found(federation):
+    federation.enrol()
+    federation.agree(contract_document(max_runs=2))
+    for run in ("1", "2", "3"):
+        federation.open(run)
+        federation.phase("prepare", run)
+        federation.announce(run)
+        federation.finish(run)
+    assert federation.log().codes() == {"too_many_runs"}
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "epsilon", "delta", "found"),
+    [
+        ("labels", "2.000000000", "0.0", set()),
+        ("labels", "2.000001", "0.0", {"privacy_exceeded"}),
+        ("labels", "1.0", "0.1", {"privacy_exceeded"}),
+        ("network", "0.1", "0.0", {"privacy_exceeded"}),
+    ],
+)
+def test_spending_more_privacy_than_the_contract_allows_is_found(
+    federation, mechanism, epsilon, delta, found
+):
+    federation.enrol()
+    federation.agree(contract_document(privacy={"labels": {"epsilon": 2}, "network": None}))
+    federation.open()
+    fields = {"run_id": "7", "contract_digest": federation.contract, "mechanism": mechanism}
+    federation.say(PrivacySpent, "bank-a", **fields, epsilon=epsilon, delta=delta)
+    federation.phase("train")
+    federation.announce()
+    federation.finish()
+    assert federation.log().codes() == found
