@@ -89,14 +89,25 @@ def test_the_loss_that_every_bank_sees_is_that_of_all_and_falls(trained):
     assert histories[0][-1]["loss"] < histories[0][0]["loss"] - 0.05
 
 
-@pytest.mark.parametrize("banks", [1, 3])
-def test_beside_holders_a_score_is_the_network_plus_the_holders_points_plus_the_intercept(banks):
+@pytest.mark.parametrize(("banks", "patience"), [(1, 0), (3, 0), (3, 1)])
+def test_beside_holders_a_score_is_the_network_plus_the_holders_points_plus_the_intercept(banks, patience):
     tables = small_economy(700, 900)
     if banks > 1:
         tables = split_banks(tables, (0.4, 0.4, 0.2))
     simulation = completed(
-        Simulation(tables, bank_model=NETWORK, model={"max_iterations": 5}, receive_timeout_seconds=60.0)
+        Simulation(
+            tables,
+            bank_model=NETWORK,
+            model={"max_iterations": 6, "patience": patience, "tolerance": 1e-9},
+            receive_timeout_seconds=60.0,
+        )
     )
+    history = [
+        each["holdout_loss"] for each in result(simulation, simulation.contract.banks()[0].id)["history"]
+    ]
+    if patience:
+        assert len(history) < 7
+        assert history[-1] == min(history)
     for bank in (each.id for each in simulation.contract.banks()):
         kept = simulation.platforms[bank].customers
         identifiers = [each.encode() for each in kept["identifier"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fedshare.contract.network import NetworkModel
     from fedshare.credit.bins import ColumnBins
     from fedshare.sealed.randomness import Randomness
+    from fedshare.training.scorecard import Step
 
     from .bank_sums import BankSums
     from .channel import Channel
@@ -63,8 +65,7 @@ class BankNetwork:
         self._report = report
         self._customers: NetworkCustomers
         self._training: NetworkTraining
-        self._kept: NDArray[np.float64] | None = None
-        self._lowest = np.inf
+        self._kept: tuple[Step, NDArray[np.float64]] | None = None
         self._channel: Channel
 
     def prepare(
@@ -114,15 +115,16 @@ class BankNetwork:
         for _ in range(self._model.rounds_per_iteration):
             self._training.round()
 
-    def remember(self, holdout_loss: float | None) -> None:
-        """Keep the network as it is if this loss of the whole model is the lowest so far."""
-        if holdout_loss is not None and holdout_loss <= self._lowest:
-            self._lowest, self._kept = holdout_loss, self._customers.parameters()
-
-    def restore(self) -> None:
-        """Go back to what was kept."""
-        if self._kept is not None:
-            self._customers.load(self._kept)
+    def settle(self, step: Step) -> Step:
+        """Return the outcome of an iteration of the search, after going back to the best network if the search does."""
+        if step.reason == "held-out loss" and self._kept is not None:
+            best, parameters = self._kept
+            self._customers.load(parameters)
+            return replace(step, train_loss=best.train_loss, holdout_loss=best.holdout_loss)
+        loss = np.inf if step.holdout_loss is None else step.holdout_loss
+        if self._kept is None or loss <= (self._kept[0].holdout_loss or np.inf):
+            self._kept = step, self._customers.parameters()
+        return step
 
     def scores(self) -> NDArray[np.float64]:
         """Return what the network adds to every customer's log-odds, shape ``[c]``."""

@@ -389,10 +389,8 @@ class LabelHolder:
         """Return the outcome of an iteration, with the network of the best one if training goes back to that."""
         step = self._solve(channel)
         if self._network:
-            self._network.remember(step.holdout_loss)
-            if step.reason == "held-out loss":
-                self._network.restore()
-                self._model.set_offsets(self._network.scores())
+            step = self._network.settle(step)
+            self._model.set_offsets(self._network.scores())
         return step
 
     def _solve(self, channel: Channel) -> Step:
