@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fedshare.errors import ConfigError, FedshareError, RunFailedError, UnavailableError
+from fedshare.errors import ConfigError, DataError, FedshareError, RunFailedError, UnavailableError
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.data import load
 from fedshare_clients.node.report import report_run
@@ -92,15 +92,23 @@ def run_experiment(
         )
     run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
     report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
-    report["validation"] = {bank: _validate(out, bank, run_id, say) for bank in banks}
+    pages = {bank: _validate(out, bank, run_id, say) for bank in banks}
+    report["validation"] = {bank: page for bank, page in pages.items() if page}
     write_report(report, out)
     return report
 
 
 def _validate(out: Path, bank: str, run_id: int, say: Callable[[str], None]) -> str:
-    """Write one bank's validation report, as its node would, and return the page's path within ``out``."""
+    """Write one bank's validation report, as its node would, and return the page's path within ``out``.
+
+    Too few held-out customers for a figure are no failure of the run: the cause is said, and there is no page.
+    """
     config = load_config(out / bank / "node.yaml")
-    document, page = report_run(config, NodeState(config.state), run_id, out=out / bank / "report")
+    try:
+        document, page = report_run(config, NodeState(config.state), run_id, out=out / bank / "report")
+    except DataError as error:
+        say(f"{bank}: no validation report: {error}")
+        return ""
     for band in (document["triangle"] or {"bands": ()})["bands"]:
         say(f"{bank}: {band['sentence']}")
     return str(page.relative_to(out))

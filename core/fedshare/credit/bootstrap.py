@@ -9,7 +9,7 @@ import numpy as np
 from fedshare.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -17,19 +17,19 @@ __all__ = ["bootstrap_interval"]
 
 
 def bootstrap_interval(
-    statistic: Callable[[NDArray[np.int64]], float],
+    statistic: Callable[[NDArray[np.int64]], float | Sequence[float]],
     labels: NDArray[np.float64],
     generator: np.random.Generator,
     *,
     resamples: int = 500,
     confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Return the percentile interval of a statistic.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both ends of the percentile interval of a statistic, each of the statistic's own shape.
 
     Customers are drawn with replacement within each outcome, so that both are in every resample.
 
     Args:
-        statistic: takes row numbers, shape ``[n]``, and returns the figure of these rows.
+        statistic: takes row numbers, shape ``[n]``, and returns the figure, or several, of these rows.
         labels: 0 or 1, shape ``[n]``.
         generator: draws the rows; the same state gives the same interval.
         resamples: how many, at least 100.
@@ -43,10 +43,10 @@ def bootstrap_interval(
             f"an interval needs 100 resamples or more and a confidence in (0, 1), found {resamples}"
         )
     strata = [np.flatnonzero(labels == outcome) for outcome in (0, 1)]
-    figures = np.empty(resamples)
-    for turn in range(resamples):
-        rows = np.concatenate([generator.choice(stratum, len(stratum)) for stratum in strata if len(stratum)])
-        figures[turn] = statistic(rows)
+    figures = [
+        statistic(np.concatenate([generator.choice(each, len(each)) for each in strata if len(each)]))
+        for _ in range(resamples)
+    ]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(figures, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(np.array(figures, dtype=np.float64), [tail, 1 - tail], axis=0)
+    return low, high

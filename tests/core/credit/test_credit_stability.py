@@ -56,6 +56,15 @@ def test_every_resample_has_both_outcomes_in_their_numbers():
     assert bootstrap_interval(lambda rows: labels[rows].sum(), labels, np.random.default_rng(0)) == (3.0, 3.0)
 
 
+def test_several_figures_of_one_resample_have_an_interval_each():
+    values = np.arange(50.0)
+    both = bootstrap_interval(
+        lambda rows: [values[rows].mean(), 2 * values[rows].mean()], np.zeros(50), np.random.default_rng(3)
+    )
+    for end in both:
+        assert end[1] == pytest.approx(2 * end[0])
+
+
 def test_too_few_resamples_are_refused():
     with pytest.raises(ParameterError):
         bootstrap_interval(lambda rows: 0.0, np.zeros(3), np.random.default_rng(0), resamples=50)

@@ -77,7 +77,7 @@ def measure(sample: Sample, model: str, scale: PointScale, minimum: int, seed: i
     return {
         "auc": asdict(area),
         "gini": {"gini": 2 * area.auc - 1, "low": 2 * area.low - 1, "high": 2 * area.high - 1},
-        "ks": {"ks": ks(labels, scores, weights), "low": low, "high": high},
+        "ks": {"ks": ks(labels, scores, weights), "low": float(low), "high": float(high)},
         "log_loss": log_loss(labels, scores, weights),
         "lift": {f"{share:.0%}": lift(labels, scores, weights, share=share) for share in LIFT_SHARES},
         "calibration": _calibration(labels, scores, weights),

@@ -48,6 +48,8 @@ def report_run(
     contract = state.approved_contract(str(result.get("contract_digest", ""))) if result else None
     if result is None or contract is None:
         raise ConfigError(f"run {run_id} left no result here; 'fedshare-node status' lists the runs")
+    if "weights" not in result:
+        raise ConfigError(f"run {run_id} served a model and trained none; name the run that trained it")
     folder = state.run_folder(run_id)
     document = build_document(
         result,

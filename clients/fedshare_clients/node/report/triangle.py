@@ -42,9 +42,8 @@ def triangle(sample: Sample, pricing: PricingConfig, minimum: int, seed: int) ->
         name: Ladder.of(sample.labels, scores, sample.weights) for name, scores in sample.scores.items()
     }
     document = triangle_of_ladders(ladders, pricing, minimum)
-    terms = pricing.terms()
-    for band in document["bands"]:
-        band["more_served_interval"] = _interval(sample, terms, float(band["cap"]), minimum, seed)
+    for band, interval in zip(document["bands"], _intervals(sample, pricing, minimum, seed), strict=True):
+        band["more_served_interval"] = interval
     return document
 
 
@@ -124,23 +123,29 @@ def _sentence(
     )
 
 
-def _interval(sample: Sample, terms: Terms, cap: float, minimum: int, seed: int) -> list[float]:
-    """Return the bootstrap interval of how many more the federated model serves at the same loss rate."""
+def _intervals(sample: Sample, pricing: PricingConfig, minimum: int, seed: int) -> list[list[float]]:
+    """Return, by band, the bootstrap interval of how many more the federated model serves at the same loss rate."""
+    terms, caps = pricing.terms(), list(pricing.bands.values())
 
-    def more(rows: NDArray[np.int64]) -> float:
+    def more(rows: NDArray[np.int64]) -> list[float]:
         federated, own = (
             Ladder.of(sample.labels[rows], sample.scores[name][rows], sample.weights[rows])
             for name in ("federated", "bank_only")
         )
-        within = [serve(each, terms, cutoff=1.0, cap=cap) for each in (federated, own)]
-        level = _common_loss(within[0], within[1], minimum)
-        after, before = (serve_at_loss(each, terms, loss=level, cap=cap) for each in (federated, own))
-        return after.enterprises - before.enterprises
+        return [_more_served(federated, own, terms, cap, minimum) for cap in caps]
 
     generator = np.random.default_rng(seed)
-    return list(
-        bootstrap_interval(more, sample.labels, generator, resamples=_RESAMPLES, confidence=CONFIDENCE)
+    low, high = bootstrap_interval(
+        more, sample.labels, generator, resamples=_RESAMPLES, confidence=CONFIDENCE
     )
+    return [[float(each) for each in ends] for ends in zip(low, high, strict=True)]
+
+
+def _more_served(federated: Ladder, own: Ladder, terms: Terms, cap: float, minimum: int) -> float:
+    within = [serve(each, terms, cutoff=1.0, cap=cap) for each in (federated, own)]
+    level = _common_loss(within[0], within[1], minimum)
+    after, before = (serve_at_loss(each, terms, loss=level, cap=cap) for each in (federated, own))
+    return after.enterprises - before.enterprises
 
 
 def _frontier(ladder: Ladder, terms: Terms, minimum: int) -> list[list[float]]:
