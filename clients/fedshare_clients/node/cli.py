@@ -450,6 +450,10 @@ def _status(options: argparse.Namespace) -> int:
     decisions = [
         f"  {each['digest'][:12]}  {each['verdict']:7}  {each['decided_at']}  {each['name']}, "
         f"{each['runs_begun']} of {each['max_runs']} run(s) begun"
+        + "".join(
+            f", {count:,} of {each['scoring_quota']:,} scored for {bank}"
+            for bank, count in each["scored"].items()
+        )
         for each in document["decisions"]
     ]
     privacy = [

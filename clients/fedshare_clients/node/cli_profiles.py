@@ -55,7 +55,7 @@ def grant(
         ConfigError: the contract is unknown here, has no such bank, or the evidence cannot be read.
         RefusedError: the contract shows no profiles, or names another key for consents.
     """
-    agreed = state.approved_by_name(contract)
+    agreed = state.find_approved(contract)
     _verify_own_key(agreed, state, config.party)
     agreed.party(bank)
     (name,) = _normalised(agreed, enterprise, config.party)
@@ -84,7 +84,7 @@ def withdraw(
         ProtocolError: the file is no consent under the contract.
         RefusedError: the contract names another key for consents.
     """
-    agreed = state.approved_by_name(contract)
+    agreed = state.find_approved(contract)
     _verify_own_key(agreed, state, config.party)
     consent = verify_consent(_read(consent_file), consent_key(agreed))
     digest, now = consent_digest(consent), datetime.now(UTC).replace(microsecond=0)
@@ -98,7 +98,7 @@ def apply_withdrawal(
     config: NodeConfig, state: NodeState, contract: str, withdrawal: Path
 ) -> tuple[dict[str, Any], str]:
     """Note a withdrawal that was signed elsewhere, and tell every holder if this is a bank. Raises as ``withdraw``."""
-    return _apply(config, state, state.approved_by_name(contract), _read(withdrawal), withdrawal)
+    return _apply(config, state, state.find_approved(contract), _read(withdrawal), withdrawal)
 
 
 def show_profile(

@@ -371,6 +371,9 @@ class NodeState:
                 "LEFT JOIN spent ON spent.digest = decisions.digest AND what = 'runs' "
                 "ORDER BY decided_at DESC, decisions.rowid DESC"
             ).fetchall()
+            scored = database.execute(
+                "SELECT digest, substr(what, 8), amount FROM spent WHERE what LIKE 'scored/%' ORDER BY what"
+            ).fetchall()
         contracts = [parse_contract(bytes(row[3])) for row in rows]
         return [
             {
@@ -380,6 +383,8 @@ class NodeState:
                 "decided_at": decided_at,
                 "runs_begun": begun,
                 "max_runs": contract.max_runs,
+                "scored": {bank: amount for of, bank, amount in scored if of == digest},
+                "scoring_quota": contract.scoring.quota if contract.scoring else 0,
             }
             for contract, (digest, verdict, decided_at, _, begun) in zip(contracts, rows, strict=True)
         ]
@@ -429,28 +434,6 @@ class NodeState:
             row = database.execute("SELECT entry FROM revocations WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def approved_by_name(self, contract: str) -> Contract:
-        """Return the one contract that this party approved of this name, or of a digest that begins so.
-
-        Raises:
-            ConfigError: there is none, or more than one.
-        """
-        with self._database() as database:
-            rows = database.execute(
-                "SELECT canonical FROM contracts JOIN decisions USING (digest) WHERE verdict = 'approve'"
-            ).fetchall()
-        approved = [parse_contract(bytes(row[0])) for row in rows]
-        found = [
-            each
-            for each in approved
-            if each.name == contract or (len(contract) >= 8 and each.digest().startswith(contract))
-        ]
-        if len(found) != 1:
-            raise ConfigError(
-                f"{len(found)} contracts that this party approved match {contract!r}: name one by its digest"
-            )
-        return found[0]
-
     def spend(self, digest: str, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of a contract's limits, and add ``amount`` to it unless that exceeds ``limit``.
 
@@ -458,7 +441,7 @@ class NodeState:
 
         Args:
             digest: of the contract.
-            what: ``runs``, or ``identifiers/BANK``.
+            what: ``runs``, ``identifiers/BANK`` or ``scored/BANK``.
             amount: 0 or more.
             limit: as the contract has it.
         """

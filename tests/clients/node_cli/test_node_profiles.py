@@ -87,7 +87,13 @@ def test_a_withdrawal_or_a_consent_of_another_key_is_refused(bank, consent, caps
 def test_an_unknown_contract_and_a_missing_file_are_named(bank, consent, capsys):
     out = bank.folder / "out.json"
     assert command(bank, "consent", "withdraw", "--contract", "other", consent, "--out", out) == 2
-    assert "'other'" in capsys.readouterr().err
+    assert "called other" in capsys.readouterr().err
     words = ["--contract", "joint-score", "--consent", bank.folder / "none.json", "--out", out]
     assert command(bank, "profile", *words) == 2
     assert "none.json" in capsys.readouterr().err
+
+
+def test_status_says_how_much_of_the_quota_of_scoring_is_used(bank, capsys):
+    bank.state.spend(bank.agreed.digest(), "scored/bank", 7, 10)
+    assert command(bank, "status") == 0
+    assert "7 of 10 scored for bank" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,16 @@ def test_what_is_spent_of_a_contract_adds_up_to_its_limit_and_survives_the_proce
     assert again.spend("ab", "identifiers/bank", 40, 100) == 60
     assert again.spend("ab", "identifiers/bank", 1, 100) == 100
     assert again.spend("ab", "runs", 1, 3) == again.spend("cd", "identifiers/bank", 1, 3) == 0
+
+
+def test_a_withdrawn_consent_is_remembered_with_its_enterprise(state):
+    assert not state.is_withdrawn("ab" * 32)
+    for _ in range(2):
+        state.save_withdrawal("ab" * 32, b"enterprise", datetime(2026, 6, 1, tzinfo=UTC))
+    again = NodeState(state.folder)
+    assert again.is_withdrawn("ab" * 32)
+    assert not again.is_withdrawn("cd" * 32)
+    assert again.withdrawn_enterprises() == {b"enterprise"}
 
 
 def test_the_files_of_a_run_are_private(state):
