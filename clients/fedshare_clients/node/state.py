@@ -366,8 +366,9 @@ class NodeState:
         """Return every decision of this party with the contract's name and the runs begun, the latest first."""
         with self._database() as database:
             rows = database.execute(
-                "SELECT decisions.digest, verdict, decided_at, canonical, coalesce(amount, 0) FROM decisions "
-                "JOIN contracts USING (digest) "
+                "SELECT decisions.digest, CASE WHEN revocations.digest IS NULL THEN verdict ELSE 'revoke' END, "
+                "decided_at, canonical, coalesce(amount, 0) FROM decisions JOIN contracts USING (digest) "
+                "LEFT JOIN revocations ON revocations.digest = decisions.digest "
                 "LEFT JOIN spent ON spent.digest = decisions.digest AND what = 'runs' "
                 "ORDER BY decided_at DESC, decisions.rowid DESC"
             ).fetchall()

@@ -93,8 +93,8 @@ class Trail:
             self._latest = issued_at
             entry = self._signer.sign(statement)
             self._private.append([entry])
-        if not isinstance(statement, PrivateEvent):
-            self._hand_in([entry])
+            if not isinstance(statement, PrivateEvent):
+                self._hand_in([entry])  # in the order of the times, or an auditor takes one for a replay
 
     def note(self, event: str, run_id: int, **facts: str) -> None:
         """Keep an event in the private log only. Raises as ``log``."""

@@ -134,7 +134,8 @@ class RunStore(LogStore):
             RefusedError: there is no such run of this contract and party, or it is closed.
         """
         with self.transaction() as session:
-            run = session.get(Run, run_id)
+            # Locked, so that nothing gets a number after the run's end.
+            run = session.get(Run, run_id, with_for_update=True)
             names = run is not None and session.get(ContractParty, (run.digest, party)) is not None
             if run is None or run.digest != digest or not names:
                 raise RefusedError("not_a_party", f"{party} is not a party of run {run_id} of this contract")

@@ -343,6 +343,9 @@ def test_revoking_is_signed_once_and_the_node_remembers_it(enrolled, coordinator
     assert (first.kind, first.reason) == ("revocation", "merger")
     state = NodeState(load_config(tmp_path / "node.yaml").state)
     assert state.revocation(contract.digest()) is not None
+    assert [each["verdict"] for each in json.loads(enrolled("status", "--json")[1])["decisions"]] == [
+        "revoke"
+    ]
 
 
 def test_contract_policy_prints_what_the_auditors_command_reads(enrolled, coordinator, tmp_path):
