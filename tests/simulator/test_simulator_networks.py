@@ -89,6 +89,14 @@ def test_the_loss_that_every_bank_sees_is_that_of_all_and_falls(trained):
     assert histories[0][-1]["loss"] < histories[0][0]["loss"] - 0.05
 
 
+def test_a_bank_may_have_an_intercept_of_its_own_that_no_other_bank_sees():
+    settings = {**NETWORK, "kind": "logistic", "settings": {}, "rounds": 3}
+    simulation = completed(horizontal(bank_model=settings, between_banks={"personal_intercepts": True}))
+    kept = [result(simulation, bank)["network"] for bank in ("bank-a", "bank-b", "bank-c")]
+    assert len({each["intercept"] for each in kept}) == 3
+    assert len({each["parameters"] for each in kept}) == 1
+
+
 @pytest.mark.parametrize(("banks", "patience"), [(1, 0), (3, 0), (3, 1)])
 def test_beside_holders_a_score_is_the_network_plus_the_holders_points_plus_the_intercept(banks, patience):
     tables = small_economy(700, 900)
