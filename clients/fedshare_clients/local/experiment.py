@@ -66,7 +66,8 @@ class ExperimentParty(_Strict):
     """One institution: its role, its source and the columns it contributes; a name alone is a numeric column.
 
     ``pricing`` is what a bank's loans cost, for its report, and ``portfolio`` which columns of its source describe its
-    exposures; these need not be among ``columns``.
+    exposures; these need not be among ``columns``. ``applicants`` is whom a bank scores where the experiment has
+    ``scoring``: without it, its own rows.
     """
 
     role: Literal["feature_holder", "label_holder"]
@@ -74,6 +75,7 @@ class ExperimentParty(_Strict):
     columns: tuple[Column, ...] = ()
     pricing: PricingConfig | None = None
     portfolio: PortfolioConfig | None = None
+    applicants: Source | None = None
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -194,7 +196,12 @@ def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 -
     except ValidationError as error:
         raise ConfigError(f"{path}: {problems(error, 'experiment')}") from error
     parties = {
-        name: party.model_copy(update={"source": _resolved(party.source, path.parent)})
+        name: party.model_copy(
+            update={
+                "source": _resolved(party.source, path.parent),
+                "applicants": party.applicants and _resolved(party.applicants, path.parent),
+            }
+        )
         for name, party in experiment.parties.items()
     }
     return experiment.model_copy(update={"parties": parties})

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -26,6 +25,7 @@ from fedshare_clients.node.report import report_run
 from fedshare_clients.node.report_data import check_data
 from fedshare_clients.node.state import NodeState
 
+from .applicants import applicants_of
 from .audit import keep_log, verify_copy
 from .check import Customers, centralised_metrics
 from .processes import Processes
@@ -236,14 +236,13 @@ class _LocalFederation:
         return int(next(line.split()[1] for line in lines if line.startswith("Run ")))
 
     def _score(self, processes: Processes) -> None:
-        """Serve the model and let every bank score its own rows by the command that it would use for applicants."""
+        """Serve the model and let every bank score its applicants, by the command that it would use."""
         self._say("scores: serving the model")
         served = processes.call("serve", ["fedshare-server", "serve", self._experiment.name])
         for bank in self._score_ports:
-            config = load_config(self._config(bank))
-            names = [each.decode() for each in load(config).identifiers]
+            config, applicants = load_config(self._config(bank)), self._experiment.parties[bank].applicants
             source, out = self._out / bank / "applicants.parquet", self._out / bank / "scores.parquet"
-            pq.write_table(pa.table({config.data.identifier: names}), source)
+            pq.write_table(applicants_of(config, applicants), source)
             command = ["score", "--in", str(source), "--out", str(out)]
             said = processes.call(bank, ["fedshare-node", "--config", str(self._config(bank)), *command])
             self._say(f"{bank}: {said.strip()}")
