@@ -143,6 +143,7 @@ class BankPortfolio:
             tables[dimension] = concentration(
                 self._terms.cells(dimension), total[dimension][0], summed, plans[dimension]
             )
+        # HHI over names: one that owes two banks counts as two, so it is a lower bound of the true one.
         whole = tables["industry"].exposure
         over = names_over_limit(exposure, whole, self._terms.single_name_limit)
         squares = sums.total(

@@ -30,7 +30,6 @@ __all__ = [
     "changed_customers",
     "concentration",
     "group_amounts",
-    "name_hhi",
     "names_over_limit",
     "verify_amounts",
 ]
@@ -80,10 +79,6 @@ class Concentration:
     expected_loss: float
     hhi_low: float
     hhi_high: float
-
-    def top(self, count: int) -> tuple[Cell, ...]:
-        """Return the ``count`` largest cells that may be shown; one that is left out may be larger."""
-        return self.cells[:count]
 
 
 def verify_amounts(
@@ -200,14 +195,6 @@ def concentration(
         hhi_low=known + (share**2 / held if held else 0.0),
         hhi_high=known + share**2,
     )
-
-
-def name_hhi(squares: float, exposure: float) -> float:
-    """Return the HHI over names from the sum of squared exposures; one that owes two banks counts as two names.
-
-    The true index is therefore at least this. Nobody can add up a name's exposure over banks without saying whose it is.
-    """
-    return squares / exposure**2
 
 
 def names_over_limit(exposure: NDArray[np.float64], total: float, limit: float) -> NDArray[np.int64]:

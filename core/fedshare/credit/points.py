@@ -1,4 +1,4 @@
-"""Log-odds as the points that a credit officer reads, bin by bin, and the reasons behind a low score.
+"""Log-odds as the points that a credit officer reads, bin by bin.
 
 A scale is fixed by three numbers (Siddiqi, "Credit Risk Scorecards", 2006, chapter 6): at ``base_points`` the odds of a
 good outcome are ``base_odds`` to 1, and every ``pdo`` points more double them. Points fall as risk rises.
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedshare.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PointScale", "neutral_weights", "reasons_below_neutral"]
+__all__ = ["PointScale", "neutral_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +99,3 @@ def neutral_weights(
         raise ParameterError("a column without customers has no neutral weight")
     neutral: NDArray[np.float64] = np.add.reduceat(weights * counts, offsets[:-1]) / totals
     return neutral
-
-
-def reasons_below_neutral(
-    contributions: NDArray[np.float64], groups: Sequence[str], top: int
-) -> list[tuple[str, ...]]:
-    """Return, for each customer, the groups of columns that cost most points, the costliest first.
-
-    A group is a reason only if it stands below neutral, that is, raises the log-odds of default above the mean
-    customer's. Equal contributions keep the order in which the groups first appear.
-
-    Args:
-        contributions: weight of the customer's bin less the column's neutral weight, shape ``[n, F]``.
-        groups: the group of each column, length ``F``.
-        top: at most this many reasons, at least 1.
-
-    Raises:
-        ParameterError: a number of columns differs, or ``top`` is below 1.
-    """
-    names = list(dict.fromkeys(groups))
-    if contributions.ndim != 2 or contributions.shape[1] != len(groups) or top < 1:
-        raise ParameterError(
-            f"expected contributions of {len(groups)} columns and at least one reason, found shape "
-            f"{contributions.shape} and {top}"
-        )
-    member: NDArray[Any] = np.array([[group == name for name in names] for group in groups], dtype=np.float64)
-    sums = contributions @ member
-    order = np.argsort(-sums, axis=1, kind="stable")[:, :top]
-    return [
-        tuple(names[group] for group in row if sums[customer, group] > 0)
-        for customer, row in enumerate(order.tolist())
-    ]

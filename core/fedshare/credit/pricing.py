@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
     from .histogram import ScoreHistogram
 
-__all__ = ["Answer", "Guarantee", "Ladder", "Served", "Terms", "answers", "serve", "serve_at_loss"]
-
-Answer = Literal["approve", "guarantee", "decline"]
+__all__ = ["Guarantee", "Ladder", "Served", "Terms", "serve", "serve_at_loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,23 +188,15 @@ class Served:
     declined: float
 
 
-def answers(pd: ArrayLike, terms: Terms, *, cutoff: float, cap: float) -> list[Answer]:
-    """Return the answer to each enterprise of default probability ``pd``, shape ``[n]``.
+def serve(ladder: Ladder, terms: Terms, *, cutoff: float, cap: float) -> Served:
+    """Return what a lender does that serves whoever is within its cut-off and its cap.
 
     Args:
+        ladder: the enterprises.
         terms: the lender's costs.
         cutoff: nobody with a higher default probability is served, at whatever rate.
         cap: the highest rate that the lender may charge.
     """
-    p = np.asarray(pd, dtype=np.float64)
-    alone, helped = _limits(terms, cutoff, cap)
-    return [
-        "approve" if each <= alone else "guarantee" if each <= helped else "decline" for each in p.tolist()
-    ]
-
-
-def serve(ladder: Ladder, terms: Terms, *, cutoff: float, cap: float) -> Served:
-    """Return what a lender does that serves whoever is within its cut-off and its cap; arguments as in ``answers``."""
     alone, helped = _limits(terms, cutoff, cap)
     return _outcome(ladder, terms, _steps_within(ladder, alone), _steps_within(ladder, helped))
 

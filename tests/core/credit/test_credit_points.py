@@ -1,4 +1,4 @@
-"""Points reproduce the log-odds within the stated bound, and reasons name what costs points."""
+"""Points reproduce the log-odds within the stated bound."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedshare.credit.points import PointScale, neutral_weights, reasons_below_neutral
+from fedshare.credit.points import PointScale, neutral_weights
 from fedshare.errors import ParameterError
 
 SCALE = PointScale(pdo=20, base_points=600, base_odds=50)
@@ -62,13 +62,3 @@ def test_neutral_is_the_mean_weight_of_the_training_customers():
 def test_a_column_without_customers_has_no_neutral_weight():
     with pytest.raises(ParameterError):
         neutral_weights(np.zeros(3), np.array([0.0, 0.0, 1.0]), np.array([0, 2, 3]))
-
-
-def test_reasons_are_the_groups_that_raise_the_risk_costliest_first():
-    contributions = np.array([[0.2, 0.3, -0.1, 0.4], [-0.2, 0.1, -0.1, -0.4], [0.0, 0.0, 0.0, 0.0]])
-    groups = ["tax", "tax", "court", "bank"]
-    assert reasons_below_neutral(contributions, groups, 2) == [("tax", "bank"), (), ()]
-
-
-def test_no_more_reasons_than_asked_for():
-    assert reasons_below_neutral(np.array([[1.0, 3.0, 2.0]]), ["a", "b", "c"], 1) == [("b",)]
