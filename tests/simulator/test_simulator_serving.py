@@ -542,6 +542,19 @@ def test_a_bank_that_asks_for_what_is_no_element_ends_the_run() -> None:
     wait_for(lambda: simulation.platforms["tax"].failure or simulation.platforms["registry"].failure)
 
 
+def test_a_defect_in_a_serving_thread_ends_the_run_at_every_party() -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    simulation = trained()
+    scorer = served(simulation)
+    simulation.services["tax"]._runs[2].role._reply = defect  # type: ignore[union-attr, assignment]
+    assert ask(scorer, known_to_all(simulation)[0]).status == "withheld"
+    wait_for(lambda: simulation.platforms["bank"].failure)
+    assert "unexpectedly" in str(simulation.platforms["tax"].failure)
+    assert ask(scorer, known_to_all(simulation)[0]).reason == "no_serving_run"
+
+
 def test_a_holder_that_lies_about_what_is_left_is_not_asked_for_ever() -> None:
     simulation = trained(quota=1)
     lie(simulation, "tax", payload.KeysRefused, lambda refused: setattr(refused, "left", 10**9))

@@ -156,7 +156,8 @@ class Scorer:
         """
         self._verify_valid()
         agreed, _ = self._consents.verify(consent, self._bank.party)
-        asked = asyncio.wrap_future(self._bank.profile(consent))
+        # In a thread: sending waits for a holder that is behind.
+        asked = asyncio.wrap_future(await asyncio.to_thread(self._bank.profile, consent))
         try:
             shown = await asyncio.wait_for(asked, self._wait_seconds)
         except TimeoutError:

@@ -19,6 +19,7 @@ from .own_part import OwnPart
 from .scorer import Scorer, ScoringDesk
 from .serving_bank import ServingBank
 from .serving_holder import ServingHolder
+from .serving_threads import start_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,7 +180,7 @@ class BankServing:
         """Begin to answer the bank's systems."""
         self._bank.serve(channel)
         self._desk.open(self._scorer)
-        threading.Thread(target=self._tend, name="serving-tend", daemon=True).start()
+        start_threads("serving-tend", [self._tend], self._closing.is_set, self._fail)
 
     def close(self, reason: str) -> None:
         """Stop asking holders; what is asked from now on has no shared score, for this reason."""
@@ -194,11 +195,7 @@ class BankServing:
     def _tend(self) -> None:
         due = self._clock() + self._refresh_seconds
         while not self._closing.wait(min(_STATE_SECONDS, self._refresh_seconds)):
-            try:
-                self._state_count()
-            except FedshareError as error:
-                self._fail(error)
-                return
+            self._state_count()
             if self._clock() >= due:
                 due += self._refresh_seconds
                 try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedshare.wire.v1 import payload_pb2 as payload
 from .feature_holder import SCORE_BITS, WORKERS
 from .progress import Progress
 from .serving_holder import score_label
+from .serving_threads import start_threads
 from .words import decode_fixed, unpack_words
 
 if TYPE_CHECKING:
@@ -151,11 +153,10 @@ class ServingBank:
     def serve(self, channel: Channel) -> None:
         """Begin to ask holders and to listen to them, in threads of this object, until ``close``."""
         self._channel = channel
-        works = [lambda holder=holder: self._listen(channel, holder) for holder in self.holders]
-        for number, work in enumerate([*works, lambda: self._ask(channel)]):
-            threading.Thread(
-                target=self._guarded, args=(work,), name=f"serving-bank-{number}", daemon=True
-            ).start()
+        works = [partial(self._listen, channel, holder) for holder in self.holders]
+        start_threads(
+            "serving", [*works, partial(self._ask, channel)], lambda: bool(self._closed), self._fail
+        )
 
     def close(self, reason: str) -> None:
         """Stop; whoever waits for an answer is told the reason."""
@@ -164,11 +165,10 @@ class ServingBank:
             waiting, self._waiting = self._waiting, {}
             self._pending.clear()
             self._changed.notify_all()
-        for future in waiting.values():
-            future.set_exception(UnavailableError(reason))
-        for _, asked in list(self._profiles):
-            if not asked.done():
-                asked.set_exception(UnavailableError(reason))
+        futures: list[Future[Any]] = [*waiting.values(), *(asked for _, asked in list(self._profiles))]
+        for future in futures:
+            if not future.done():
+                future.set_exception(UnavailableError(reason))
 
     def result(self) -> dict[str, Any]:
         """Return counts: columns opened and identifiers asked for."""
@@ -230,13 +230,6 @@ class ServingBank:
         if self._channel is None or self._closed:
             raise UnavailableError(self._closed or "the serving run has not begun")
         return self._channel
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except FedshareError as error:
-            if not self._closed:
-                self._fail(error)
 
     def _ask(self, channel: Channel) -> None:
         number = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedshare.wire.v1 import payload_pb2 as payload
 from .feature_holder import SCORE_BITS, WORKERS
 from .masks import sign_towards
 from .progress import Progress
+from .serving_threads import start_threads
 from .words import encode_fixed, pack_words
 
 if TYPE_CHECKING:
@@ -170,11 +172,8 @@ class ServingHolder:
 
     def serve(self, channel: Channel) -> None:
         """Begin to answer banks and to refresh the column, in threads of this object, until ``close``."""
-        works = [lambda bank=bank: self._answer(channel, bank) for bank in self._banks]
-        for number, work in enumerate([*works, lambda: self._refresh(channel)]):
-            threading.Thread(
-                target=self._guarded, args=(work,), name=f"serving-{self._party}-{number}", daemon=True
-            ).start()
+        works = [partial(self._answer, channel, bank) for bank in self._banks]
+        start_threads("serving", [*works, partial(self._refresh, channel)], self._closing.is_set, self._fail)
 
     def close(self, _reason: str) -> None:
         """Stop; what waits for a bank ends when the transport closes."""
@@ -187,13 +186,6 @@ class ServingHolder:
             "identifiers_answered": dict(self._answered),
             "profiles_shown": self._profiles,
         }
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except FedshareError as error:
-            if not self._closing.is_set():
-                self._fail(error)
 
     def _answer(self, channel: Channel, bank: str) -> None:
         quota = self._scoring.quota
