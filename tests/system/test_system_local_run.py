@@ -176,6 +176,23 @@ def test_the_audit_log_is_left_with_its_policy_and_verifies(completed):
     assert checked.statements["envelopes"] == 20
 
 
+def logged(folder):
+    source = FolderSource(folder)
+    size = Checkpoint.parse(parse_note(source.read("checkpoint")).text).size
+    return [Entry.parse(entry).statement for entry in read_bundle(source, 0, size)]
+
+
+def test_each_party_has_a_private_log_of_what_it_did_and_when_it_was_let(completed):
+    out, _, _ = completed
+    said = logged(out / "tax" / "state" / "private-log")
+    events = [each for each in said if each.kind == "private_event"]
+    opened = [each.facts["phase"] for each in events if each.event == "phase_opened"]
+    assert opened == ["hello", "align", "prepare", "train", "evaluate"]
+    assert "completed" in {each.event for each in events}
+    common = {each.to_bytes() for each in logged(out / "log")}
+    assert {each.to_bytes() for each in said if each.kind != "private_event"} <= common
+
+
 def test_what_each_party_kept_opens_its_commitment_in_the_log(completed):
     out, report, _ = completed
     announced = {}
@@ -184,10 +201,7 @@ def test_what_each_party_kept_opens_its_commitment_in_the_log(completed):
             (out / party / "state" / "runs" / str(report["run_id"]) / "result.json").read_text()
         )
         announced[party] = verify_result(result)
-    source = FolderSource(out / "log")
-    size = Checkpoint.parse(parse_note(source.read("checkpoint")).text).size
-    said = [Entry.parse(entry).statement for entry in read_bundle(source, 0, size)]
-    manifests = [each for each in said if each.kind == "model_manifest"]
+    manifests = [each for each in logged(out / "log") if each.kind == "model_manifest"]
     assert [each.components for each in manifests] == [announced] * 5
 
 

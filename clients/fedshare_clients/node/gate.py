@@ -30,8 +30,8 @@ class PhaseGate:
         self._state = state
         self._party = party
 
-    def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
-        """Return once the phase may begin.
+    def await_opening(self, contract: Contract, run_id: int, phase: str) -> Checkpoint:
+        """Return the tree that this node acts on, once the phase may begin.
 
         Raises:
             RefusedError: this party took its approval back, or what the coordinator shows is not the opening
@@ -53,6 +53,7 @@ class PhaseGate:
                 party=self._party,
             ) from error
         self._state.save_seen_checkpoint(checkpoint)
+        return checkpoint
 
 
 def _verify(

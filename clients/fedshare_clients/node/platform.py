@@ -120,7 +120,8 @@ class NodePlatform:
 
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         """Return once the phase may begin; see ``PhaseGate``."""
-        self._gate.await_opening(contract, run_id, phase)
+        seen = self._gate.await_opening(contract, run_id, phase)
+        self._trail.note("phase_opened", run_id, phase=phase, log_size=str(seen.size))
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
@@ -182,6 +183,8 @@ class NodePlatform:
                 run_id, progress.phase, progress.iteration, progress.message, losses, seconds, traffic,
             )  # fmt: skip
             self._save(run_id, contract.digest(), "running", progress.phase, progress.message)
+            if progress.iteration == 0:  # not what every iteration says
+                self._trail.note("progress", run_id, phase=progress.phase, message=progress.message[:2000])
             if transport:
                 shown = progress.loss if contract.outputs.coordinator_metrics else None
                 with suppress(FedshareError):  # a report that is lost must not end a run
