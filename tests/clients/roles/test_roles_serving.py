@@ -1,0 +1,140 @@
+"""Parts of a serving run on their own: what a holder counts, and how a bank finds rows and waits for slow holders."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedshare.contract.scoring import Scoring
+from fedshare.errors import FedshareError, ProtocolError, UnavailableError
+from fedshare.wire.v1 import payload_pb2 as payload
+from fedshare_clients.node.serving_bank import ServingBank, _find
+from fedshare_clients.node.serving_holder import Allowance, score_label
+from fedshare_clients.node.serving_threads import start_threads
+
+
+class Disk:
+    """What a node's state counts."""
+
+    def __init__(self, quota):
+        self.quota, self.spent = quota, 0
+
+    def spend(self, amount):
+        earlier = self.spent
+        if earlier + amount <= self.quota:
+            self.spent += amount
+        return earlier
+
+
+@given(st.integers(1, 2000), st.lists(st.one_of(st.none(), st.integers(0, 600)), max_size=30))
+def test_what_was_answered_is_on_the_disk_before_and_never_beyond_the_quota(quota, asked):
+    disk, answered, restarts = Disk(quota), 0, 0
+    allowance = Allowance(disk.spend, quota)
+    for each in asked:
+        if each is None:  # the node is killed: what was reserved is spent
+            allowance, restarts = Allowance(disk.spend, quota), restarts + 1
+            continue
+        left = allowance.take(each)
+        if left is None:
+            answered += each
+        else:
+            assert left < each
+            assert allowance.take(left) is None  # and that many are answered
+            answered += left
+        assert answered <= disk.spent <= quota
+    assert disk.spent - answered <= 255 * (restarts + 1)
+
+
+@given(
+    st.sets(st.binary(min_size=16, max_size=16), max_size=40),
+    st.lists(st.binary(min_size=16, max_size=16), max_size=10),
+)
+def test_a_row_is_found_by_its_tag_and_no_other(tags, others):
+    ordered = sorted(tags)
+    wanted = [*ordered[::3], *others]
+    found = _find(
+        np.frombuffer(b"".join(ordered), dtype="S16"),
+        np.frombuffer(b"".join(wanted), dtype=np.uint8).reshape(len(wanted), 16),
+    )
+    assert found.tolist() == [ordered.index(tag) if tag in tags else -1 for tag in wanted]
+
+
+def test_no_two_columns_of_a_run_or_of_two_runs_share_a_label():
+    labels = [
+        score_label(session, epoch, group)
+        for session in (b"a" * 32, b"b" * 32)
+        for epoch in (0, 1, 256)
+        for group in ("", "sales", "s")
+    ]
+    assert len(set(labels)) == len(labels)
+
+
+def bank(fail=lambda _error: None):
+    contract = SimpleNamespace(holders=lambda: [SimpleNamespace(id="court"), SimpleNamespace(id="tax")])
+    return ServingBank(
+        contract,
+        Scoring(quota=1),
+        "bank",
+        bytes,
+        time.monotonic,
+        1.0,
+        lambda _progress: None,
+        fail,
+    )
+
+
+def test_a_bank_opens_the_latest_column_that_every_holder_has_released():
+    serving = bank()
+    for holder, epoch, expected in [("tax", 0, -1), ("tax", 1, -1), ("court", 0, 0), ("court", 1, 1)]:
+        serving._take_column(holder, epoch, payload.ScoreColumn())
+        assert serving._epoch == expected
+    assert [sorted(columns) for columns in serving._columns.values()] == [[1], [1]]
+
+
+def test_a_holder_that_is_far_behind_ends_the_run_and_is_named():
+    serving = bank()
+    for holder in ("court", "tax"):
+        serving._take_column(holder, 0, payload.ScoreColumn())
+    for epoch in range(1, 9):
+        serving._take_column("tax", epoch, payload.ScoreColumn())
+    with pytest.raises(UnavailableError, match="court has not refreshed"):
+        serving._take_column("tax", 9, payload.ScoreColumn())
+
+
+def test_an_answer_to_no_question_is_refused():
+    with pytest.raises(ProtocolError, match="not asked"):
+        bank()._take_answer("tax", 0, payload.EvaluatedIdentifiers())
+    with pytest.raises(ProtocolError, match="not asked"):
+        bank()._take_profile("tax", 0, payload.Profile())
+
+
+def test_whoever_waits_when_the_run_ends_is_told_why():
+    serving = bank()
+    waiting = serving.ask(b"enterprise")
+    serving.close("the operator ended it")
+    for future in (waiting, serving.ask(b"another")):
+        with pytest.raises(UnavailableError, match="the operator ended it"):
+            future.result(timeout=5)
+
+
+def test_errors_of_a_thread_end_the_run_unless_it_is_over():
+    def refuse():
+        raise UnavailableError("gone")
+
+    def break_down():
+        raise KeyError("a defect")
+
+    told: list[FedshareError] = []
+    start_threads("t", [refuse], lambda: True, told.append)
+    start_threads("t", [refuse, break_down], lambda: False, told.append)
+    deadline = time.monotonic() + 10
+    while len(told) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert {type(error) for error in told} == {FedshareError, UnavailableError}
+    assert "a defect" not in str(told[0]) + str(told[1])
