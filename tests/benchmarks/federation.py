@@ -320,6 +320,9 @@ class _Platform:
     def portfolio(self, contract: Contract) -> None:
         pass
 
+    def remember_training(self, _contract: Contract, _run_id: int, _now: Any) -> None:
+        pass
+
     def load_table(self, _contract: Contract) -> Any:
         return load(self.work.config(self.party, self.folder))
 

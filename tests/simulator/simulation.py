@@ -26,6 +26,7 @@ from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
+from fedshare.privacy.differences import verify_apart
 from fedshare.sealed.randomness import Stream
 from fedshare_clients.node.bank_portfolio import BankPortfolio, StoredAnswer
 from fedshare_clients.node.config import PrivacyConfig
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
     from fedshare.privacy.budget import Spending
+    from fedshare.privacy.differences import TrainedOn
     from fedshare_clients.node.progress import Progress
 
 CODE_DIGEST = "c0" * 32
@@ -176,6 +178,7 @@ class MemoryPlatform:
     failure: FedshareError | None = None
     seen: list[Progress] = field(default_factory=list)
     spent: dict[tuple[str, str], int] = field(default_factory=dict)
+    trained_on: list[TrainedOn] = field(default_factory=list)
     said: list[Statement] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     unseen_phase: str = ""
@@ -199,6 +202,11 @@ class MemoryPlatform:
         if earlier + amount <= limit:
             self.spent[contract.digest(), what] = earlier + amount
         return earlier
+
+    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
+        for before in self.trained_on:
+            verify_apart(now, before, contract.minimum_cohort, self.party)
+        self.trained_on.append(now)
 
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         if phase == self.unseen_phase:

@@ -20,6 +20,7 @@ from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, me
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
+from fedshare.privacy.differences import TrainedOn
 from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
     OfferedSecret,
@@ -144,6 +145,11 @@ class LabelHolder:
         self._report(
             Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder")
         )
+
+    def trained_on(self) -> TrainedOn:
+        """Return whom this run trains on, for comparison with other runs of this bank."""
+        training = self._aligned.take(self._training)
+        return TrainedOn.of(self._holdout_seed, training.identifiers, training.label, training.weight)
 
     def prepare(self, channel: Channel) -> None:
         """Exchange the shares of every query to come and let the holders count the training customers per bin."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare.identity.keys import IdentityKey
     from fedshare.identity.session import Session
+    from fedshare.privacy.differences import TrainedOn
     from fedshare.sealed.randomness import Randomness
 
     from .bank_portfolio import BankPortfolio
@@ -92,6 +93,13 @@ class Platform(Protocol):
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
+
+    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
+        """Durably note whom a run trains on.
+
+        Raises:
+            RefusedError: it differs from an earlier run by too few customers.
+        """
 
     def verify_own_approval(self, contract: Contract) -> None:
         """Check that this party has not taken its approval back; asks nobody.
@@ -247,6 +255,8 @@ class NodeService:
         elif phase == "align":
             role.align(channel)
         elif phase == "prepare":
+            if isinstance(role, LabelHolder):
+                self._platform.remember_training(run.contract, run_id, role.trained_on())
             self._spend_privacy(run_id, run)
             role.prepare(channel)
         elif phase == "train":

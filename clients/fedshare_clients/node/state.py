@@ -15,7 +15,8 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     log-trust.json        the keys of the coordinator's audit log, from enrolment
     seen.checkpoint       the last tree of that log on which this node acted
     witness/              the last tree of that log that this node cosigned; never restore it from a backup
-    node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs
+    node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, whom runs
+                          trained on (keyed hashes), runs
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
     portfolios/CONTRACT/  what earlier portfolios showed, and the own holdings at that time
@@ -47,6 +48,7 @@ from fedshare.errors import ConfigError, ProtocolError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.budget import Spending
+from fedshare.privacy.differences import TrainedOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,6 +69,7 @@ CREATE TABLE IF NOT EXISTS decisions (
 CREATE TABLE IF NOT EXISTS revocations (digest TEXT PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (
     digest TEXT NOT NULL, what TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (digest, what));
+CREATE TABLE IF NOT EXISTS trained_on (run_id TEXT PRIMARY KEY, customers BLOB NOT NULL, outcomes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS privacy (
     run_id TEXT NOT NULL, mechanism TEXT NOT NULL, scope TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL,
     spent_at TEXT NOT NULL);
@@ -457,6 +460,25 @@ class NodeState:
                     "INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", (digest, what, earlier + amount)
                 )
         return earlier
+
+    def remember_training(self, run_id: int, now: TrainedOn, verify: Callable[[TrainedOn], None]) -> None:
+        """Store whom a run trains on, if ``verify`` lets it pass after each earlier run; on the disk when this returns.
+
+        Raises:
+            RefusedError: of ``verify``; nothing is stored then.
+            StorageError: the disk refused; nothing may be sent then.
+        """
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            earlier = [
+                TrainedOn(*row) for row in database.execute("SELECT customers, outcomes FROM trained_on")
+            ]
+            for each in earlier:
+                verify(each)
+            if now not in earlier:
+                database.execute(
+                    "INSERT INTO trained_on VALUES (?, ?, ?)", (str(run_id), now.customers, now.outcomes)
+                )
 
     def privacy_spent(self) -> list[Spending]:
         """Return everything that runs have taken of the privacy budget, in order."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedshare.errors import ConfigError, StorageError
+from fedshare.errors import ConfigError, RefusedError, StorageError
+from fedshare.privacy.differences import TrainedOn
 from fedshare_clients.node.config import load_config, parse_config
 from fedshare_clients.node.state import NodeState, RunRecord, write_private
 
@@ -156,6 +157,27 @@ def test_a_withdrawn_consent_is_remembered_with_its_enterprise(state):
     assert again.is_withdrawn("ab" * 32)
     assert not again.is_withdrawn("cd" * 32)
     assert again.withdrawn_enterprises() == {b"enterprise"}
+
+
+def test_whom_runs_trained_on_is_compared_with_every_earlier_run_and_survives_the_process(state):
+    first, second = TrainedOn(b"a" * 8, b"b" * 8), TrainedOn(b"c" * 8, b"d" * 8)
+    compared = []
+    state.remember_training(1, first, compared.append)
+    state.remember_training(2, second, compared.append)
+    NodeState(state.folder).remember_training(3, first, compared.append)
+    assert compared == [first, first, second]
+
+
+def test_what_is_refused_is_not_remembered(state):
+    def refuse(_before):
+        raise RefusedError("few_customers_changed", "too few")
+
+    state.remember_training(1, TrainedOn(b"a" * 8, b"b" * 8), refuse)
+    with pytest.raises(RefusedError):
+        state.remember_training(2, TrainedOn(b"c" * 8, b"d" * 8), refuse)
+    compared = []
+    state.remember_training(3, TrainedOn(b"a" * 8, b"b" * 8), compared.append)
+    assert len(compared) == 1
 
 
 def test_the_files_of_a_run_are_private(state):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
+    from fedshare.privacy.differences import TrainedOn
     from fedshare.sealed.randomness import Randomness
     from fedshare_clients.node.data import Table
     from fedshare_clients.node.progress import ProgressSink
@@ -54,6 +55,9 @@ class FailingPlatform:
         raise self.error
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        raise self.error
+
+    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
         raise self.error
 
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
