@@ -11,6 +11,7 @@
     ├── ProtocolError        bytes from a peer are altered, replayed, reordered
     │                        or malformed: report it as an attack or a defect     exit 5
     ├── UnavailableError     a peer or a service cannot be reached: retry         exit 6
+    │   └── PartyLostError   a party that the run can go on without is gone       exit 6
     ├── RunFailedError       the run ended before its model was complete          exit 7
     └── StorageError         the disk or the database refused to store            exit 8
 
@@ -25,6 +26,7 @@ __all__ = [
     "DataError",
     "FedshareError",
     "ParameterError",
+    "PartyLostError",
     "ProtocolError",
     "RefusedError",
     "RunFailedError",
@@ -106,6 +108,18 @@ class UnavailableError(FedshareError):
     """A peer or a service cannot be reached; trying again later may help."""
 
     exit_code = 6
+
+
+class PartyLostError(UnavailableError):
+    """A party is gone that the contract lets the run go on without.
+
+    Attributes:
+        party: which one.
+    """
+
+    def __init__(self, party: str) -> None:
+        self.party = party
+        super().__init__(f"{party} was lost: its connection ended and did not come back")
 
 
 class RunFailedError(FedshareError):

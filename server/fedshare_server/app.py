@@ -70,6 +70,9 @@ class RunStore(Protocol):
     def parties_of_run(self, run_id: int) -> tuple[str, ...]:
         """Return the contract's parties."""
 
+    def expendable_parties(self, run_id: int) -> frozenset[str]:
+        """Return those of them without which the run goes on."""
+
     def set_phase(self, run_id: int, phase: str) -> None:
         """Store the phase."""
 
@@ -142,7 +145,8 @@ def drive(
     """
     store.open_run(run_id, contract_digest, model_run)
     phases = PHASES if model_run is None else SERVING_PHASES
-    rounds = Rounds(contract_digest, store.parties_of_run(run_id), phases)
+    expendable = store.expendable_parties(run_id)
+    rounds = Rounds(contract_digest, store.parties_of_run(run_id), phases, expendable)
     driver = _Driver(grid, store, run_id, rounds, clock)
     driver.connect(sleep)
     phase, deadline = "", 0.0

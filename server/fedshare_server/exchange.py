@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedshare.errors import ProtocolError, RefusedError, RunFailedError
-from fedshare.wire.v1.exchange_pb2 import Aborted, Ack, ConnectResponse, Opened
+from fedshare.wire.v1.exchange_pb2 import Aborted, Ack, ConnectResponse, Lost, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +77,7 @@ class _Seat:
     instance: bytes = b""
     connection: Connection | None = None
     lost_at: float | None = None
+    is_gone: bool = False
     acks: dict[str, int] = field(default_factory=dict)
     sent_envelopes: int = 0
     sent_bytes: int = 0
@@ -101,6 +102,17 @@ class _Run:
                 f"{peer!r} is not another party of run {self.run_id}: address parties of the contract only",
             )
 
+    def go_on_without(self, lost: list[str]) -> None:
+        """Tell everyone who is left, and keep nothing more for them."""
+        with self.lock:
+            for party in lost:
+                self.seats[party].is_gone = True
+            for (sender, recipient), mailbox in self.mailboxes.items():
+                if recipient in lost:
+                    _acknowledge(self, sender, recipient, mailbox.expected)
+            for seat in self.seats.values():
+                seat.wake.notify_all()
+
     def end(self, reason: str) -> bool:
         """Set the reason if there is none yet, wake everyone, drop what is held; say whether it was set."""
         with self.lock:
@@ -123,6 +135,7 @@ class Exchange:
         clock: seconds, monotonic.
         window_bytes: how much one mailbox may hold; ``parties * (parties - 1)`` of them bound a run's memory.
         grace_seconds: for how long a party may be gone.
+        expendable: the parties of a run that it goes on without.
         on_abort: told once per run that it has ended early, and why.
         tap: shown every envelope that is accepted.
     """
@@ -134,6 +147,7 @@ class Exchange:
         *,
         window_bytes: int = 16 * 2**20,
         grace_seconds: float = 30.0,
+        expendable: Callable[[int], frozenset[str]] = lambda _run_id: frozenset(),
         on_abort: Callable[[int, str], None] = lambda _run_id, _reason: None,
         tap: Callable[[Envelope], None] = lambda _envelope: None,
     ) -> None:
@@ -141,6 +155,7 @@ class Exchange:
         self.clock = clock
         self.window_bytes = window_bytes
         self._grace_seconds = grace_seconds
+        self._expendable = expendable
         self._on_abort = on_abort
         self.tap = tap
         self._lock = threading.Lock()
@@ -167,6 +182,8 @@ class Exchange:
             run.verify_peer(party, peer)
         with run.lock:
             seat = run.seats[party]
+            if seat.is_gone:
+                raise RunFailedError(f"run {run.run_id} went on without {party}, whose connection had ended")
             known = seat.instance in (b"", opening.instance)
             if known and run.reason is None:
                 return self._seat(run, party, opening)
@@ -184,21 +201,34 @@ class Exchange:
             self._on_abort(run_id, reason)
 
     def expire(self) -> None:
-        """End the runs of which a party has been gone for longer than the grace period."""
+        """End the runs of which a party has been gone for longer than the grace period, or go on without it."""
         now = self.clock()
         for run in self._snapshot():
             with run.lock:
                 lost = [
                     party
                     for party, seat in run.seats.items()
-                    if seat.lost_at is not None and now - seat.lost_at > self._grace_seconds
+                    if seat.lost_at is not None
+                    and not seat.is_gone
+                    and now - seat.lost_at > self._grace_seconds
                 ]
-            if lost and run.reason is None:
+            if not lost or run.reason is not None:
+                continue
+            needed = [party for party in lost if party not in self._expendable(run.run_id)]
+            if needed:
                 self.abort(
                     run.run_id,
-                    f"party {lost[0]} was lost: its connection ended and did not come back within "
+                    f"party {needed[0]} was lost: its connection ended and did not come back within "
                     f"{self._grace_seconds:g} seconds",
                 )
+            else:
+                run.go_on_without(lost)
+
+    def is_gone(self, run_id: int, party: str) -> bool:
+        """Whether a run went on without ``party``."""
+        with self._lock:
+            run = self._runs.get(run_id)
+        return run is not None and run.seats[party].is_gone
 
     def forget(self, run_id: int) -> bool:
         """Drop a run that is over, once nobody is connected to it; say whether it is gone."""
@@ -285,6 +315,7 @@ class Connection:
         self._opened = opened
         self._error: FedshareError | None = None
         self._closed = False
+        self._told: set[str] = set()
         self._cursors = {
             sender: mailbox.acknowledged
             for (sender, recipient), mailbox in run.mailboxes.items()
@@ -366,9 +397,7 @@ class Connection:
             if error is not None:
                 raise error
             if found is not None:  # the copy of the envelope is made outside the lock
-                yield (
-                    ConnectResponse(ack=found) if isinstance(found, Ack) else ConnectResponse(envelope=found)
-                )
+                yield _response(found)
                 continue
             if reason is not None and not self._closed:
                 yield ConnectResponse(aborted=Aborted(reason=reason))
@@ -382,9 +411,14 @@ class Connection:
             or self._seat.connection is not self
         )
 
-    def _next(self) -> Ack | Envelope | None:
+    def _next(self) -> Ack | Envelope | Lost | None:
         if self._is_over():
             return None
+        # Before any envelope: what a party sends because another is gone comes after the news itself.
+        for peer, seat in self._run.seats.items():
+            if seat.is_gone and peer not in self._told:
+                self._told.add(peer)
+                return Lost(peer=peer)
         if self._seat.acks:
             peer, sequence = self._seat.acks.popitem()
             return Ack(peer=peer, next_sequence=sequence)
@@ -418,6 +452,8 @@ class Connection:
             mailbox.held_cost += cost
             self._seat.sent_envelopes += 1
             self._seat.sent_bytes += envelope.ByteSize()
+            if run.seats[envelope.recipient].is_gone:
+                _acknowledge(run, self._party, envelope.recipient, mailbox.expected)
             run.seats[envelope.recipient].wake.notify_all()
             return True
 
@@ -432,6 +468,12 @@ def _acknowledge(run: _Run, sender: str, recipient: str, sequence: int) -> None:
         seat.received_bytes += envelope.ByteSize()
     run.seats[sender].acks[recipient] = mailbox.acknowledged
     run.seats[sender].wake.notify_all()
+
+
+def _response(frame: Ack | Envelope | Lost) -> ConnectResponse:
+    if isinstance(frame, Ack):
+        return ConnectResponse(ack=frame)
+    return ConnectResponse(lost=frame) if isinstance(frame, Lost) else ConnectResponse(envelope=frame)
 
 
 def _cost(envelope: Envelope) -> int:

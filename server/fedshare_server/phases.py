@@ -28,6 +28,9 @@ __all__ = ["PHASES", "SERVING_PHASES", "Cause", "Reply", "Request", "Rounds"]
 
 PHASES: Final = ("hello", "align", "prepare", "train", "evaluate", "close")
 SERVING_PHASES: Final = ("hello", "publish", "serve", "close")
+# Phases in which a party may be lost without the run, if the contract says so, and what such a party then says itself.
+_SURVIVABLE: Final = frozenset({"train", "evaluate"})
+_CUT_OFF: Final = frozenset({"RunFailedError", "UnavailableError"})
 _STATUSES: Final = frozenset({"ok", "refused", "failed"})
 _MAX_TEXT: Final = 1000
 Value = str | bytes | list[bytes]
@@ -113,12 +116,17 @@ class Rounds:
     """
 
     def __init__(
-        self, contract_digest: str, parties: Iterable[str], phases: tuple[str, ...] = PHASES
+        self,
+        contract_digest: str,
+        parties: Iterable[str],
+        phases: tuple[str, ...] = PHASES,
+        expendable: frozenset[str] = frozenset(),
     ) -> None:
         self.parties: Final = tuple(sorted(parties))
         self._phases: Final = phases
         self._digest = contract_digest
         self._hellos: dict[str, bytes] = {}
+        self._expendable = expendable
         self._lost: set[str] = set()
         self._begun = False
         self.phase = phases[0]
@@ -139,8 +147,14 @@ class Rounds:
         return dict.fromkeys(sorted(self.waiting), request)
 
     def accept(self, party: str, reply: Reply) -> None:
-        """Take a party's answer to the current phase."""
+        """Take a party's answer to the current phase.
+
+        A party that the run goes on without and that lost its connection is lost; one that fails otherwise ends the run.
+        """
         if party not in self.waiting:
+            return
+        if self._goes_on_without(party) and reply.status == "failed" and reply.code in _CUT_OFF:
+            self.lose(party, reply.reason)
             return
         if self.phase == "close":
             self._answered(party)
@@ -173,9 +187,11 @@ class Rounds:
 
     def lose(self, party: str, reason: str) -> None:
         """Take note that a party cannot be reached any more; nobody waits for it again."""
+        goes_on = self._goes_on_without(party)
         self._lost.add(party)
-        self.fail(Cause("failed", "node_lost", reason, party))
-        if self.phase == "close":
+        if not goes_on:
+            self.fail(Cause("failed", "node_lost", reason, party))
+        if goes_on or self.phase == "close":
             self._answered(party)
 
     def expire(self) -> None:
@@ -185,6 +201,9 @@ class Rounds:
             return
         late = ", ".join(sorted(self.waiting))
         self.fail(Cause("failed", "phase_timeout", f"no answer to phase {self.phase} in time from {late}"))
+
+    def _goes_on_without(self, party: str) -> bool:
+        return party in self._expendable and self.phase in _SURVIVABLE
 
     def _answered(self, party: str) -> None:
         self.waiting.discard(party)

@@ -65,7 +65,7 @@ def serve(state: State, ready_file: Path) -> None:
             print("The server's certificate was renewed.", flush=True)
         _end_orphans(store)
         superlink = superlink_of(state)
-        exchange = ExchangeService(store)
+        exchange = ExchangeService(store, expendable=store.expendable_parties)
         stack.callback(exchange.stop)
         keys = LogKeys.load(state.folder)
         notary = stack.enter_context(Notary(state.folder.log_folder, keys, store, _outside(settings)))

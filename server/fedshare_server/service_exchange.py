@@ -61,6 +61,7 @@ class ExchangeService(ExchangeServiceServicer):
         *,
         window_bytes: int = 16 * 2**20,
         grace_seconds: float = 30.0,
+        expendable: Callable[[int], frozenset[str]] = lambda _run_id: frozenset(),
         tap: Callable[[Envelope], None] = lambda _envelope: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +71,7 @@ class ExchangeService(ExchangeServiceServicer):
             clock,
             window_bytes=window_bytes,
             grace_seconds=grace_seconds,
+            expendable=expendable,
             on_abort=runs.abort,
             tap=tap,
         )
@@ -130,12 +132,14 @@ class ExchangeService(ExchangeServiceServicer):
     def ReportFailure(  # noqa: N802  gRPC's name
         self, request: wire.ReportFailureRequest, context: grpc.ServicerContext
     ) -> wire.ReportFailureResponse:
-        """End the run for every party.
+        """End the run for every party, unless it went on without the caller.
 
         Raises:
             RefusedError: the caller is not a party of the run.
         """
         party = self._party_of(request.run_id, context)
+        if self.exchange.is_gone(request.run_id, party):
+            return wire.ReportFailureResponse()
         reason, code = request.reason[:_MAX_REASON], request.code[:_MAX_CODE]
         self.exchange.abort(request.run_id, f"party {party} ended the run: {reason} [{code}]")
         return wire.ReportFailureResponse()

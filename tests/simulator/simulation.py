@@ -24,7 +24,7 @@ from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
-from fedshare.errors import RefusedError, RunFailedError, UnavailableError
+from fedshare.errors import PartyLostError, RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.privacy.differences import verify_apart
 from fedshare.sealed.randomness import Stream
@@ -60,6 +60,7 @@ class MemoryExchange:
         self._lock = threading.Lock()
         self.crossed: list[Envelope] = []
         self.aborted: str | None = None
+        self.lost: set[str] = set()
 
     def mailbox(self, run_id: int, sender: str, recipient: str) -> queue.SimpleQueue[Envelope | None]:
         with self._lock:
@@ -70,6 +71,14 @@ class MemoryExchange:
             self.crossed.append(envelope)
         for each in self._tamper(envelope):
             self.mailbox(each.run_id, each.sender, each.recipient).put(each)
+
+    def lose(self, party: str) -> None:
+        """Go on without ``party``; what it sent before is still delivered."""
+        with self._lock:
+            self.lost.add(party)
+            mailboxes = [box for (_, sender, _), box in self._mailboxes.items() if sender == party]
+        for mailbox in mailboxes:
+            mailbox.put(None)
 
     def abort(self, reason: str) -> None:
         self.aborted = self.aborted or reason
@@ -92,6 +101,7 @@ class MemoryTransport:
         self.bytes_received = 0
 
     def send(self, envelope: Envelope) -> None:
+        self._verify_present()
         if self._exchange.aborted:
             raise RunFailedError(f"the run was aborted: {self._exchange.aborted}")
         self.bytes_sent += len(envelope.ciphertext)
@@ -99,19 +109,32 @@ class MemoryTransport:
 
     def receive(self, sender: str, timeout_seconds: float) -> Envelope:
         mailbox = self._exchange.mailbox(self._run_id, sender, self._party)
+        self._verify_present()
         if self._exchange.aborted:
             raise RunFailedError(f"the run was aborted: {self._exchange.aborted}")
+        if self.is_lost(sender) and mailbox.empty():
+            raise PartyLostError(sender)
         try:
             envelope = mailbox.get(timeout=timeout_seconds)
         except queue.Empty:
             raise UnavailableError(f"nothing came from {sender} in time") from None
+        if envelope is None and self.is_lost(sender) and not self._exchange.aborted:
+            raise PartyLostError(sender)
         if envelope is None:
             raise RunFailedError(f"the run was aborted: {self._exchange.aborted}")
         self.bytes_received += len(envelope.ciphertext)
         return envelope
 
+    def is_lost(self, party: str) -> bool:
+        return party in self._exchange.lost
+
+    def _verify_present(self) -> None:
+        if self.is_lost(self._party):
+            raise RunFailedError(f"the run went on without {self._party}")
+
     def abort(self, reason: str) -> None:
-        self._exchange.abort(reason)
+        if not self.is_lost(self._party):
+            self._exchange.abort(reason)
 
     def close(self) -> None:
         self._exchange.leave(self._run_id, self._party)

@@ -15,6 +15,7 @@ from fedshare.credit.metrics import auc
 from fedshare.errors import ConfigError
 from fedshare.training.network.inputs import encode
 from fedshare_clients.node.data import Table
+from fedshare_server.phases import Reply, Rounds
 
 COLUMNS = {"trade": {"categories": ["food", "retail"]}}
 NETWORK: dict[str, Any] = {"kind": "mlp", "settings": {"hidden": 16}, "rounds": 25, "batch_size": 32}
@@ -233,3 +234,63 @@ def test_a_contract_that_asks_for_what_no_network_does_is_refused(settings, said
 def test_one_bank_alone_needs_no_federation():
     with pytest.raises(ConfigError, match="at least"):
         horizontal({"bank-a": banks_only()["bank-a"]})
+
+
+FOUR = (0.4, 0.2, 0.2, 0.2)
+
+
+def losing(bank: str, at: str, **settings: Any) -> tuple[Simulation, Rounds]:
+    """Drive a run in which ``bank`` is lost when it would send its envelope of step ``at``."""
+
+    def tamper(envelope: Any) -> list[Any]:
+        if envelope.sender == bank and envelope.step == at:
+            simulation.exchange.lose(bank)
+            return []
+        return [envelope]
+
+    simulation = horizontal(banks_only(shares=FOUR), tamper=tamper, receive_timeout_seconds=60.0, **settings)
+    contract = simulation.contract
+    rounds = Rounds(contract.digest(), simulation.services, expendable=contract.expendable())
+    while not rounds.is_over:
+        requests = rounds.begin()
+        asked = {party: {"hellos": list(request.hellos)} for party, request in requests.items()}
+        for party, reply in simulation.ask_each(rounds.phase, 1, asked).items():
+            rounds.accept(party, Reply.from_record(reply))
+    return simulation, rounds
+
+
+REPEAT = {"between_banks": {"lost_bank": "repeat"}}
+
+
+def test_training_goes_on_without_a_lost_bank_and_ends_with_one_network():
+    simulation, rounds = losing("bank-d", "MaskedVector/9", **REPEAT)
+    assert rounds.cause is None
+    assert simulation.results() == ["bank-a", "bank-b", "bank-c"]
+    networks = [result(simulation, bank)["network"]["parameters"] for bank in simulation.results()]
+    assert networks[1:] == networks[:-1]
+    history = result(simulation, "bank-a")["history"]
+    assert len(history) == NETWORK["rounds"] + 1
+    assert history[-1]["loss"] < history[0]["loss"] - 0.02
+    assert result(simulation, "bank-a")["all_banks"]["banks"] == 3
+
+
+@pytest.mark.parametrize("bank", ["bank-a", "bank-d"])
+def test_a_bank_that_cannot_be_spared_ends_the_run(bank):
+    settings = REPEAT if bank == "bank-a" else {}
+    step = "BankTotal/9" if bank == "bank-a" else "MaskedVector/9"
+    simulation, rounds = losing(bank, step, **settings)
+    assert rounds.cause is not None
+    assert simulation.results() == []
+
+
+def test_too_few_banks_left_end_the_run():
+    simulation = horizontal(
+        tamper=lambda envelope: (
+            simulation.exchange.lose("bank-c") or []  # type: ignore[func-returns-value]
+            if (envelope.sender, envelope.step) == ("bank-c", "MaskedVector/9")
+            else [envelope]
+        ),
+        **REPEAT,
+    )
+    reasons = assert_ended(simulation, simulation.run())
+    assert "at least 3 banks must be left" in str(reasons)

@@ -45,9 +45,13 @@ class Transport(Protocol):
         """Return the next envelope of ``sender``.
 
         Raises:
+            PartyLostError: the run goes on without ``sender``, and everything that it had sent has been taken.
             RunFailedError: the run was aborted.
             UnavailableError: nothing came in time.
         """
+
+    def is_lost(self, party: str) -> bool:
+        """Whether the run goes on without ``party``, as the Exchange says."""
 
     def abort(self, reason: str) -> None:
         """End the run for every party, with a reason that carries no data."""
@@ -79,10 +83,15 @@ class Channel:
                 self._transport.send(envelope)
                 self._count(type(message), recipient, "sent", envelope)
 
+    def is_lost(self, party: str) -> bool:
+        """Whether the run goes on without ``party``, as the Exchange says."""
+        return self._transport.is_lost(party)
+
     def receive(self, sender: str, message_type: type[M], index: int = 0) -> M:
         """Return the next message of ``sender``, which must be of ``message_type`` and carry ``index``.
 
         Raises:
+            PartyLostError: the run goes on without ``sender``.
             ProtocolError: it is another message, altered, replayed, out of order or malformed.
             RunFailedError: the run was aborted.
             UnavailableError: nothing came in time.

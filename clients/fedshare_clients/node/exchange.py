@@ -20,6 +20,7 @@ import grpc
 from fedshare.errors import (
     ConfigError,
     FedshareError,
+    PartyLostError,
     ProtocolError,
     RefusedError,
     RunFailedError,
@@ -124,6 +125,7 @@ class ExchangeClient:
         self._outboxes = {peer: _Outbox() for peer in sorted(peers)}
         self._inboxes = {peer: _Inbox() for peer in sorted(peers)}
         self._acks: dict[str, int] = {}
+        self._lost: set[str] = set()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for callers of send and receive
         self._writable = threading.Condition(self._lock)  # for the writer
@@ -154,7 +156,7 @@ class ExchangeClient:
         self.close()
 
     def send(self, envelope: Envelope) -> None:
-        """Hand ``envelope`` over; blocks while its recipient is behind.
+        """Hand ``envelope`` over; blocks while its recipient is behind. What is for a lost party is dropped.
 
         Raises:
             ProtocolError: it is not the next to its recipient, or not from this party in this run.
@@ -174,7 +176,12 @@ class ExchangeClient:
         cost = _cost(envelope)
         with self._lock:
             if not self._changed.wait_for(
-                lambda: self._failure or not outbox.kept or outbox.cost + cost <= self._window_bytes,
+                lambda: (
+                    self._failure
+                    or envelope.recipient in self._lost
+                    or not outbox.kept
+                    or outbox.cost + cost <= self._window_bytes
+                ),
                 self._send_timeout_seconds,
             ):
                 raise UnavailableError(
@@ -182,6 +189,8 @@ class ExchangeClient:
                     "is it running?"
                 )
             self._verify_usable()
+            if envelope.recipient in self._lost:
+                return
             if envelope.sequence != outbox.end:
                 raise ProtocolError(
                     f"expected envelope {outbox.end} to {envelope.recipient}, found {envelope.sequence}: "
@@ -196,6 +205,7 @@ class ExchangeClient:
         """Return the next envelope of ``sender``.
 
         Raises:
+            PartyLostError: the run goes on without ``sender``, and everything that it had sent has been taken.
             ProtocolError: the envelope is malformed.
             RunFailedError: the run was aborted.
             UnavailableError: nothing came in time, or the coordinator cannot be reached.
@@ -208,17 +218,26 @@ class ExchangeClient:
         if inbox is None:
             raise ProtocolError(f"{sender!r} is not another party of run {self._run_id}")
         with self._lock:
-            if not self._changed.wait_for(lambda: self._failure or inbox.waiting, timeout_seconds):
+            if not self._changed.wait_for(
+                lambda: self._failure or inbox.waiting or sender in self._lost, timeout_seconds
+            ):
                 raise UnavailableError(
                     f"nothing came from {sender} within {timeout_seconds:g} seconds: is it running?"
                 )
             self._verify_usable()
+            if not inbox.waiting:
+                raise PartyLostError(sender)
             envelope = inbox.waiting.popleft()
             inbox.taken += 1
             self._acks[sender] = inbox.taken
             self.bytes_received += envelope.ByteSize()
             self._writable.notify_all()
             return envelope
+
+    def is_lost(self, party: str) -> bool:
+        """Whether the Exchange has said that the run goes on without ``party``."""
+        with self._lock:
+            return party in self._lost
 
     def report_progress(self, phase: str, iteration: int, seconds: float, loss: float | None = None) -> None:
         """Tell the coordinator how far this party is; ``loss`` only if the contract lets it see that.
@@ -346,6 +365,8 @@ class ExchangeClient:
                 self._outboxes[response.ack.peer].forget_below(response.ack.next_sequence)
             elif frame == "opened" and not self._is_open:
                 self._resume(response.opened)
+            elif frame == "lost" and response.lost.peer in self._inboxes:
+                self._lost.add(response.lost.peer)
             elif frame == "aborted":
                 raise RunFailedError(response.aborted.reason)
             else:

@@ -94,7 +94,7 @@ class LabelHolder:
         self._party = party
         self._banks = [bank.id for bank in contract.banks()]
         self._holders = [holder.id for holder in contract.holders()]
-        self._sums = BankSums(party, self._banks)
+        self._sums = BankSums(party, self._banks, repeats=bool(contract.expendable()))
         self._everyone: dict[str, Any] | None = None
         self._table = table
         self._holdout_seed = holdout_seed
@@ -243,7 +243,7 @@ class LabelHolder:
                 "ks": asdict(histogram.ks()),
                 "histogram": histogram.to_json(),
             }
-        self._everyone = {"banks": len(self._banks), "holdout": int(counts.sum()), **measured}
+        self._everyone = {"banks": 1 + len(self._sums.others), "holdout": int(counts.sum()), **measured}
 
     def result(self) -> dict[str, Any]:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""

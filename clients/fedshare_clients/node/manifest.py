@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fedshare.audit.commitments import commit, verify_commitment
-from fedshare.errors import ProtocolError
+from fedshare.errors import PartyLostError, ProtocolError
 from fedshare.wire.v1 import payload_pb2 as payload
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def announce(
     for other in others:
         channel.send(other, own)
     for other in others:
-        parts[other] = channel.receive(other, payload.ModelCommitment)
+        try:
+            parts[other] = channel.receive(other, payload.ModelCommitment)
+        except PartyLostError:
+            continue  # the model is of those who are left
         _verify(other, parts[other], contract)
     return (
         {name: part.commitment.hex() for name, part in parts.items()},

@@ -5,7 +5,8 @@ the same words of Z_2^64, one adds them and the other subtracts them. Whoever ad
 group sees the sum and nothing else, as long as two members of the group do not give their secrets away. The arithmetic is
 that of :mod:`fedshare.sealed.masked_sum`.
 
-Assumes: a group member that disappears ends the run, so no mask ever has to be recovered.
+Assumes: if a group member disappears, the run ends or the sum is made anew under another purpose, so no mask ever has
+to be recovered.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
     from .model import Party
 
-__all__ = ["BetweenBanks", "verify_banks"]
+__all__ = ["FEWEST_LEFT", "BetweenBanks", "verify_banks"]
+
+FEWEST_LEFT = 3
+"""Banks that a sum is repeated among, at least: with two, each could subtract itself."""
 
 _SHARED = ("kind", "bins", "monotone", "categories")
 
@@ -26,6 +29,9 @@ class BetweenBanks(BaseModel):
             one for all.
         count_shared_customers: whether every two banks learn how many customers they share, not which. Such a customer
             counts once per bank either way.
+        lost_bank: what the loss of a bank, other than the first, does to the training of a network without feature
+            holders: ``end`` the run, or ``repeat`` the sum that it is missing from among the rest, of whom three at least
+            remain.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +39,7 @@ class BetweenBanks(BaseModel):
     accept_two: bool = False
     personal_intercepts: bool = False
     count_shared_customers: bool = False
+    lost_bank: Literal["end", "repeat"] = "end"
 
 
 def verify_banks(banks: Sequence[Party], agreed: BetweenBanks) -> None:

@@ -284,6 +284,11 @@ class Contract(_Strict):
             if len(set(values)) < len(values):
                 raise ValueError(f"two parties have the same {what}")
         verify_banks(self.banks(), self.between_banks)
+        if self.between_banks.lost_bank == "repeat" and (self.holders() or self.privacy.network):
+            raise ValueError(
+                "lost_bank: repeat goes without feature holders and without privacy.network: their sums are made for all "
+                "banks"
+            )
         verify_network_terms(self)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
@@ -317,6 +322,12 @@ class Contract(_Strict):
     def banks(self) -> tuple[Party, ...]:
         """Return the label holders, in the contract's order."""
         return tuple(party for party in self.parties if party.role == "label_holder")
+
+    def expendable(self) -> frozenset[str]:
+        """Return the parties without which a run goes on: banks other than the first, if the contract repeats sums."""
+        if self.between_banks.lost_bank == "end":
+            return frozenset()
+        return frozenset(bank.id for bank in self.banks()[1:])
 
     def party(self, party_id: str) -> Party:
         """Return one party.

@@ -286,7 +286,7 @@ LEDGER: tuple[Leak, ...] = (
     ),
     Leak(
         message="BankTotal",
-        fields=("words",),
+        fields=("words", "lost"),
         phase="",
         sender="label_holder",
         recipient="label_holder",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from fedshare.audit.statements import PhaseClosed, PhaseOpened, RunClosed, RunOpened
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError
 from fedshare_server.storage.log import (
     LogStore,
@@ -17,7 +18,7 @@ from fedshare_server.storage.log import (
     open_subject,
 )
 from fedshare_server.storage.records import EventRecord, ProgressRecord, RunRecord
-from fedshare_server.storage.tables import ContractParty, Event, Progress, Run
+from fedshare_server.storage.tables import Contract, ContractParty, Event, Progress, Run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -175,6 +176,15 @@ class RunStore(LogStore):
         )
         with self.transaction() as session:
             return tuple(session.scalars(query))
+
+    def expendable_parties(self, run_id: int) -> frozenset[str]:
+        """Return the parties of a run without which it goes on; none if there is no such run."""
+        query = (
+            select(Contract.canonical).join(Run, Run.digest == Contract.digest).where(Run.run_id == run_id)
+        )
+        with self.transaction() as session:
+            canonical = session.scalar(query)
+        return frozenset() if canonical is None else parse_contract(canonical).expendable()
 
     def add_progress(self, progress: ProgressRecord) -> None:
         """Store a party's report."""

@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from fedshare.errors import FedshareError, UnavailableError
+from fedshare.errors import FedshareError, PartyLostError, UnavailableError
 from fedshare.identity.keys import IdentityKey
 from fedshare.identity.session import PendingSession, Session
 from fedshare.sealed.randomness import Stream
@@ -50,6 +50,9 @@ class Pipe:
             raise UnavailableError(f"nothing came from {sender} within {timeout_seconds} s")
         return self.envelopes.popleft()
 
+    def is_lost(self, party: str) -> bool:
+        return False
+
     def abort(self, reason: str) -> None:
         raise AssertionError(reason)
 
@@ -63,6 +66,7 @@ class Post:
     def __init__(self) -> None:
         self.boxes: dict[tuple[str, str], queue.SimpleQueue[Envelope]] = {}
         self.crossed: list[Envelope] = []
+        self.lost: set[tuple[str, str]] = set()  # who has been told that whom is lost
 
     def box(self, sender: str, recipient: str) -> queue.SimpleQueue[Envelope]:
         return self.boxes.setdefault((sender, recipient), queue.SimpleQueue())
@@ -83,10 +87,16 @@ class PostTransport:
         self._post.box(envelope.sender, envelope.recipient).put(envelope)
 
     def receive(self, sender: str, timeout_seconds: float) -> Envelope:
+        wait = 0.3 if self.is_lost(sender) else timeout_seconds
         try:
-            return self._post.box(sender, self._party).get(timeout=timeout_seconds)
+            return self._post.box(sender, self._party).get(timeout=wait)
         except queue.Empty:
+            if self.is_lost(sender):
+                raise PartyLostError(sender) from None
             raise UnavailableError(f"nothing came from {sender} within {timeout_seconds} s") from None
+
+    def is_lost(self, party: str) -> bool:
+        return (self._party, party) in self._post.lost
 
     def abort(self, reason: str) -> None:
         raise AssertionError(reason)

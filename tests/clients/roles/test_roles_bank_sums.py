@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from roles_sessions import Post, sessions, together
 
-from fedshare.errors import FedshareError, ParameterError, ProtocolError, UnavailableError
+from fedshare.errors import (
+    FedshareError,
+    ParameterError,
+    PartyLostError,
+    ProtocolError,
+    RunFailedError,
+    UnavailableError,
+)
 from fedshare.wire.v1 import payload_pb2 as payload
 from fedshare_clients.node.bank_sums import BankSums
 from fedshare_clients.node.channel import Channel
@@ -24,13 +31,15 @@ VALUES = {"bank-a": [0.5, 1e6, -3.0], "bank-b": [0.25, 2.0, 0.0], "bank-c": [-1.
 class Banks:
     """Banks of one session, each with its sums and channel."""
 
-    def __init__(self, banks: tuple[str, ...] = BANKS, timeout_seconds: float = 20.0) -> None:
+    def __init__(
+        self, banks: tuple[str, ...] = BANKS, timeout_seconds: float = 20.0, *, repeats: bool = False
+    ) -> None:
         self.post = Post()
         made = sessions(*banks, "tax")
         self.channels = {
             bank: Channel(made[bank], self.post.at(bank), "prepare", timeout_seconds) for bank in banks
         }
-        self.sums = {bank: BankSums(bank, banks) for bank in banks}
+        self.sums = {bank: BankSums(bank, banks, repeats=repeats) for bank in banks}
 
     def ask(self, call: Callable[[BankSums, Channel, str], Any]) -> dict[str, Any]:
         return together(
@@ -124,3 +133,64 @@ def test_banks_that_are_at_different_sums_do_not_add_up() -> None:
     banks = Banks(timeout_seconds=0.2)
     banks.sums["bank-b"]._count = 1
     assert isinstance(banks.total(VALUES)["bank-a"], FedshareError)
+
+
+FOUR = (*BANKS, "bank-d")
+
+
+def without(lost: str, told: tuple[str, ...] = FOUR, *, repeats: bool = True) -> dict[str, Any]:
+    """Let all banks but ``lost`` ask for a total, where those in ``told`` know that it is lost."""
+    banks = Banks(FOUR, timeout_seconds=2.0, repeats=repeats)
+    banks.post.lost = {(bank, lost) for bank in told}
+    del banks.sums[lost]
+    return banks.total({**VALUES, "bank-d": [1.0, 1.0, 1.0]})
+
+
+@pytest.mark.parametrize("lost", FOUR[1:])
+def test_a_sum_without_a_lost_bank_is_that_of_the_rest(lost: str) -> None:
+    values = {**VALUES, "bank-d": [1.0, 1.0, 1.0]}
+    expected = np.sum([values[bank] for bank in FOUR if bank != lost], axis=0)
+    for total in without(lost).values():
+        assert np.array_equal(total, expected)
+
+
+def test_a_vector_that_came_before_its_bank_was_lost_counts() -> None:
+    banks = Banks(FOUR, repeats=True)
+    banks.post.lost = {(bank, "bank-d") for bank in FOUR}
+    for total in banks.total({**VALUES, "bank-d": [1.0, 1.0, 1.0]}).values():
+        assert np.array_equal(total, [0.75, 1000003.125, 6.0])
+
+
+def test_sums_after_the_loss_are_of_the_rest_from_the_start() -> None:
+    banks = Banks(FOUR, repeats=True)
+    banks.post.lost = {(bank, "bank-d") for bank in FOUR}
+    del banks.sums["bank-d"]
+
+    def twice(sums: BankSums, channel: Channel, bank: str) -> Any:
+        return [sums.total(channel, "a step", np.array(VALUES[bank]), 20) for _ in range(2)]
+
+    for first, second in banks.ask(twice).values():
+        assert np.array_equal(first, second)
+    # Three vectors and three words that it has to be repeated; then two vectors and two totals, twice.
+    assert len(banks.post.crossed) == 2 + 2 + 2 * (2 + 2)
+
+
+def test_a_contract_that_does_not_repeat_sums_ends_with_the_lost_bank_named() -> None:
+    found = without("bank-b", repeats=False)
+    assert isinstance(found["bank-a"], PartyLostError)
+    assert found["bank-a"].party == "bank-b"
+
+
+def test_a_leader_that_leaves_out_a_bank_which_is_not_lost_is_refused() -> None:
+    found = without("bank-d", told=("bank-a", "bank-b"))
+    assert isinstance(found["bank-c"], ProtocolError)
+    assert "leaves out banks that are not lost" in str(found["bank-c"])
+
+
+def test_a_sum_is_not_repeated_among_two_banks() -> None:
+    banks = Banks(BANKS, timeout_seconds=2.0, repeats=True)
+    banks.post.lost = {(bank, "bank-c") for bank in BANKS}
+    del banks.sums["bank-c"]
+    found = banks.total(VALUES)
+    assert isinstance(found["bank-a"], RunFailedError)
+    assert "at least 3 banks" in str(found["bank-a"])

@@ -103,3 +103,17 @@ def test_a_categorical_column_of_several_banks_needs_its_categories() -> None:
 def test_categories_that_make_no_sense_are_refused(column: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause):
         parse_contract(with_banks([column]))
+
+
+def test_sums_are_repeated_without_feature_holders_only() -> None:
+    with pytest.raises(ConfigError, match="without feature holders"):
+        parse_contract(with_banks(*[[UTILISATION]] * 3, between_banks={"lost_bank": "repeat"}))
+
+
+def test_a_run_goes_on_without_any_bank_but_the_first() -> None:
+    document = with_banks(
+        *[[UTILISATION]] * 4, bank_model={"kind": "logistic"}, between_banks={"lost_bank": "repeat"}
+    )
+    document["parties"] = [each for each in document["parties"] if each["role"] == "label_holder"]
+    assert parse_contract(document).expendable() == {"bank-2", "bank-3", "bank-4"}
+    assert not parse_contract({**document, "between_banks": {}}).expendable()

@@ -106,7 +106,7 @@ def test_a_banks_own_intercept_is_trained_and_is_in_no_sum(parts):
     intercepts = [float(each.intercept.detach()) for each in customers]
     assert len(set(intercepts)) == 3
     size = len(customers[0].parameters())
-    assert {len(vector) for step in sums.seen for vector in step} == {size, size + 2, 2}
+    assert {len(vector) for step in sums.seen for vector in step} == {size, size + 4, 4, 2}
     assert not any(
         np.any(np.isclose(vector, intercept, rtol=0, atol=1e-9))
         for step in sums.seen

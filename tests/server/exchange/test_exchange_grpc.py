@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import grpc
 import pytest
 from exchange_world import RUN, Certificates, World, envelope, free_port
 
-from fedshare.errors import ProtocolError, RefusedError, RunFailedError, UnavailableError
+from fedshare.errors import PartyLostError, ProtocolError, RefusedError, RunFailedError, UnavailableError
+from fedshare.wire.v1 import exchange_pb2 as wire
+from fedshare.wire.v1.exchange_pb2_grpc import ExchangeServiceStub
 
 WAIT = 20.0
 
@@ -159,6 +162,63 @@ def test_a_lost_party_ends_the_run_for_the_others():
         with pytest.raises(RunFailedError, match="party tax was lost"):
             bank.receive_wire("tax", WAIT)
         assert world.runs.status == "aborted"
+
+
+def test_a_run_goes_on_without_a_party_that_its_contract_can_spare():
+    world = World(grace_seconds=0.2, expendable=lambda _run: frozenset({"tax"}))
+    with world.stack:
+        proxy = world.proxy()
+        bank, court = world.client("bank"), world.client("court")
+        tax = world.client("tax", proxy.port, connect_timeout_seconds=2.0)
+        tax.send_wire(envelope(0, "tax", "bank"))
+        assert bank.receive_wire("tax", WAIT).sequence == 0
+        proxy.cut(refuse=True)
+
+        with pytest.raises(PartyLostError, match="tax was lost"):
+            bank.receive_wire("tax", WAIT)
+        with pytest.raises(PartyLostError):
+            court.receive_wire("tax", WAIT)
+        assert (bank.is_lost("tax"), bank.is_lost("court")) == (True, False)
+        bank.send_wire(envelope(0, "bank", "tax"))
+        bank.send_wire(envelope(0, "bank", "court"))
+        assert court.receive_wire("bank", WAIT).sequence == 0
+        assert world.runs.status == "running"
+        with pytest.raises(RunFailedError, match="went on without tax"):
+            world.client("tax")
+        assert world.runs.status == "running"
+
+
+def test_a_party_that_nobody_waits_for_cannot_end_the_run():
+    world = World(grace_seconds=0.2, expendable=lambda _run: frozenset({"tax"}))
+    with world.stack:
+        proxy = world.proxy()
+        bank = world.client("bank")
+        tax = world.client("tax", proxy.port, connect_timeout_seconds=30.0)
+        proxy.cut(refuse=True)
+        with pytest.raises(PartyLostError):
+            bank.receive_wire("tax", WAIT)
+        certificate, key, _ = world.issued["tax"]
+        channel = grpc.secure_channel(
+            f"127.0.0.1:{world.port}", grpc.ssl_channel_credentials(world.certificates.ca, key, certificate)
+        )
+        with channel:
+            ExchangeServiceStub(channel).ReportFailure(
+                wire.ReportFailureRequest(run_id=RUN, code="failed", reason="cut off"), timeout=WAIT
+            )
+        assert world.runs.status == "running"
+        del tax
+
+
+def test_a_window_full_of_envelopes_to_a_lost_party_opens():
+    world = World(grace_seconds=0.2, window_bytes=200_000, expendable=lambda _run: frozenset({"tax"}))
+    with world.stack:
+        proxy = world.proxy()
+        bank = world.client("bank", send_timeout_seconds=WAIT)
+        world.client("tax", proxy.port, connect_timeout_seconds=2.0)
+        proxy.cut(refuse=True)
+        for sequence in range(10):
+            bank.send_wire(envelope(sequence, "bank", "tax", size=100_000))
+        assert bank.is_lost("tax")
 
 
 def test_a_party_that_left_in_good_order_is_not_lost():

@@ -70,6 +70,9 @@ class Store:
         now = datetime(2026, 11, 24, tzinfo=UTC)
         return [PartyRecord(party, "", b"", openssh(key), "", "", now) for party, key in KEYS.items()]
 
+    def expendable_parties(self, run_id: int) -> frozenset[str]:
+        return frozenset()
+
     def parties_of_run(self, run_id: int) -> tuple[str, ...]:
         return tuple(KEYS)
 

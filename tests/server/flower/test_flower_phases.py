@@ -197,3 +197,47 @@ def test_a_serving_run_that_is_held_ends_with_the_first_cause() -> None:
     machine.fail(Cause("failed", "run_aborted", "party tax was lost"))
     assert (machine.is_held, machine.phase) == (False, "close")
     assert "party tax was lost" in machine.begin()["bank"].to_record()["reason"]
+
+
+def sparing(phase: str) -> Rounds:
+    """Return a run in ``phase`` that goes on without the court."""
+    return through(Rounds(DIGEST, PARTIES, expendable=frozenset({"court"})), phase)
+
+
+@pytest.mark.parametrize("phase", ["train", "evaluate"])
+def test_a_run_goes_on_without_a_party_that_its_contract_can_spare(phase: str) -> None:
+    machine = sparing(phase)
+    machine.lose("court", "its heartbeat stopped")
+    while not machine.is_over:
+        machine.begin()
+        for party in ("bank", "tax"):
+            machine.accept(party, ok(party))
+    assert machine.cause is None
+    assert machine.phase == "close"
+
+
+def test_a_spared_party_that_says_itself_that_it_was_cut_off_is_lost() -> None:
+    machine = sparing("train")
+    machine.accept("court", Reply("failed", "UnavailableError", "no connection", party="court"))
+    assert (machine.cause, machine.waiting) == (None, {"bank", "tax"})
+
+
+@pytest.mark.parametrize("code", ["ParameterError", "ProtocolError", "malformed_reply"])
+def test_a_spared_party_that_fails_otherwise_ends_the_run(code: str) -> None:
+    machine = sparing("train")
+    machine.accept("court", Reply("failed", code, "the loss is not finite", party="court"))
+    assert machine.cause == Cause("failed", code, "the loss is not finite", "court")
+
+
+@pytest.mark.parametrize("phase", ["hello", "align", "prepare"])
+def test_before_training_everyone_is_needed(phase: str) -> None:
+    machine = sparing(phase)
+    machine.lose("court", "its heartbeat stopped")
+    assert machine.cause is not None
+    assert machine.cause.code == "node_lost"
+
+
+def test_a_party_that_cannot_be_spared_ends_the_run_in_training() -> None:
+    machine = sparing("train")
+    machine.lose("tax", "its heartbeat stopped")
+    assert machine.cause is not None

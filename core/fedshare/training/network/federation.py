@@ -153,15 +153,16 @@ class NetworkTraining:
         return after
 
     def _plain_round(self, step: str) -> Round:
-        customers, share = self._customers, self._customers.weight_sums()[0] / self._weights[0]
+        customers, shares = self._customers, np.array(self._customers.weight_sums()) / self._weights
         intercept = float(customers.intercept.detach())
         losses = np.array(customers.losses()) / self._weights
         update = local_update(customers, self._common, self._model, self._stream)
-        summed = self._total(step, np.concatenate([share * update, losses]), _BITS)
-        before = Round(float(summed[-2]), float(summed[-1]))
+        summed = self._total(step, np.concatenate([shares[0] * update, losses, shares]), _BITS)
+        # The shares of all banks add up to one; those of who is left, if a bank was lost, to less.
+        before = Round(*(summed[-4:-2] / summed[-2:]).tolist())
         if self._model.patience:
             self._remember(before, intercept)
-        self._common = self._common + self._step(summed[:-2])
+        self._common = self._common + self._step(summed[:-4] / summed[-2])
         customers.load(self._common)
         return before
 
@@ -194,9 +195,11 @@ class NetworkTraining:
     def _losses(self, step: str) -> Round:
         if self._noise is not None:
             return self._own_losses()
-        losses = np.array(self._customers.losses()) / self._weights
-        training, holdout = self._total(step, losses, _BITS)
-        return Round(float(training), float(holdout))
+        own = [self._customers.losses(), self._customers.weight_sums()]
+        losses, shares = self._total(
+            step, np.concatenate(own / np.tile(self._weights, (2, 1))), _BITS
+        ).reshape(2, 2)
+        return Round(*(losses / shares).tolist())
 
     def _own_losses(self) -> Round:
         training, holdout = np.array(self._customers.losses()) / np.array(self._customers.weight_sums())

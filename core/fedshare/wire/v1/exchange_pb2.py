@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fedshare.wire.v1 import envelope_pb2 as fedshare_dot_wire_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64share/wire/v1/exchange.proto\x12\x10\x66\x65\x64share.wire.v1\x1a\x1f\x66\x65\x64share/wire/v1/envelope.proto\"\xc1\x01\n\x0e\x43onnectRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.fedshare.wire.v1.OpenH\x00\x12.\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.EnvelopeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.fedshare.wire.v1.AckH\x00\x12(\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x17.fedshare.wire.v1.CloseH\x00\x42\x07\n\x05\x66rame\"\xca\x01\n\x0f\x43onnectResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.fedshare.wire.v1.OpenedH\x00\x12.\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.EnvelopeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.fedshare.wire.v1.AckH\x00\x12,\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x19.fedshare.wire.v1.AbortedH\x00\x42\x07\n\x05\x66rame\"\xfa\x01\n\x04Open\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\x10\n\x08instance\x18\x02 \x01(\x0c\x12\x36\n\x08received\x18\x03 \x03(\x0b\x32$.fedshare.wire.v1.Open.ReceivedEntry\x12\x36\n\x08retained\x18\x04 \x03(\x0b\x32$.fedshare.wire.v1.Open.RetainedEntry\x1a/\n\rReceivedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rRetainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x89\x01\n\x06Opened\x12\x38\n\x08\x65xpected\x18\x01 \x03(\x0b\x32&.fedshare.wire.v1.Opened.ExpectedEntry\x12\x14\n\x0cwindow_bytes\x18\x02 \x01(\x04\x1a/\n\rExpectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"*\n\x03\x41\x63k\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\"\x07\n\x05\x43lose\"\x19\n\x07\x41\x62orted\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xa2\x01\n\x15ReportProgressRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x11\n\titeration\x18\x03 \x01(\r\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x12\n\nbytes_sent\x18\x05 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x06 \x01(\x04\x12\x11\n\x04loss\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_loss\"\x18\n\x16ReportProgressResponse\"D\n\x14ReportFailureRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x17\n\x15ReportFailureResponse2\xac\x02\n\x0f\x45xchangeService\x12R\n\x07\x43onnect\x12 .fedshare.wire.v1.ConnectRequest\x1a!.fedshare.wire.v1.ConnectResponse(\x01\x30\x01\x12\x63\n\x0eReportProgress\x12\'.fedshare.wire.v1.ReportProgressRequest\x1a(.fedshare.wire.v1.ReportProgressResponse\x12`\n\rReportFailure\x12&.fedshare.wire.v1.ReportFailureRequest\x1a\'.fedshare.wire.v1.ReportFailureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64share/wire/v1/exchange.proto\x12\x10\x66\x65\x64share.wire.v1\x1a\x1f\x66\x65\x64share/wire/v1/envelope.proto\"\xc1\x01\n\x0e\x43onnectRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.fedshare.wire.v1.OpenH\x00\x12.\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.EnvelopeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.fedshare.wire.v1.AckH\x00\x12(\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x17.fedshare.wire.v1.CloseH\x00\x42\x07\n\x05\x66rame\"\xf2\x01\n\x0f\x43onnectResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.fedshare.wire.v1.OpenedH\x00\x12.\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.fedshare.wire.v1.EnvelopeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.fedshare.wire.v1.AckH\x00\x12,\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x19.fedshare.wire.v1.AbortedH\x00\x12&\n\x04lost\x18\x05 \x01(\x0b\x32\x16.fedshare.wire.v1.LostH\x00\x42\x07\n\x05\x66rame\"\x14\n\x04Lost\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\xfa\x01\n\x04Open\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\x10\n\x08instance\x18\x02 \x01(\x0c\x12\x36\n\x08received\x18\x03 \x03(\x0b\x32$.fedshare.wire.v1.Open.ReceivedEntry\x12\x36\n\x08retained\x18\x04 \x03(\x0b\x32$.fedshare.wire.v1.Open.RetainedEntry\x1a/\n\rReceivedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rRetainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x89\x01\n\x06Opened\x12\x38\n\x08\x65xpected\x18\x01 \x03(\x0b\x32&.fedshare.wire.v1.Opened.ExpectedEntry\x12\x14\n\x0cwindow_bytes\x18\x02 \x01(\x04\x1a/\n\rExpectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"*\n\x03\x41\x63k\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\"\x07\n\x05\x43lose\"\x19\n\x07\x41\x62orted\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xa2\x01\n\x15ReportProgressRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x11\n\titeration\x18\x03 \x01(\r\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x12\n\nbytes_sent\x18\x05 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x06 \x01(\x04\x12\x11\n\x04loss\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_loss\"\x18\n\x16ReportProgressResponse\"D\n\x14ReportFailureRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x17\n\x15ReportFailureResponse2\xac\x02\n\x0f\x45xchangeService\x12R\n\x07\x43onnect\x12 .fedshare.wire.v1.ConnectRequest\x1a!.fedshare.wire.v1.ConnectResponse(\x01\x30\x01\x12\x63\n\x0eReportProgress\x12\'.fedshare.wire.v1.ReportProgressRequest\x1a(.fedshare.wire.v1.ReportProgressResponse\x12`\n\rReportFailure\x12&.fedshare.wire.v1.ReportFailureRequest\x1a\'.fedshare.wire.v1.ReportFailureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,31 +41,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTREQUEST']._serialized_start=87
   _globals['_CONNECTREQUEST']._serialized_end=280
   _globals['_CONNECTRESPONSE']._serialized_start=283
-  _globals['_CONNECTRESPONSE']._serialized_end=485
-  _globals['_OPEN']._serialized_start=488
-  _globals['_OPEN']._serialized_end=738
-  _globals['_OPEN_RECEIVEDENTRY']._serialized_start=642
-  _globals['_OPEN_RECEIVEDENTRY']._serialized_end=689
-  _globals['_OPEN_RETAINEDENTRY']._serialized_start=691
-  _globals['_OPEN_RETAINEDENTRY']._serialized_end=738
-  _globals['_OPENED']._serialized_start=741
-  _globals['_OPENED']._serialized_end=878
-  _globals['_OPENED_EXPECTEDENTRY']._serialized_start=831
-  _globals['_OPENED_EXPECTEDENTRY']._serialized_end=878
-  _globals['_ACK']._serialized_start=880
-  _globals['_ACK']._serialized_end=922
-  _globals['_CLOSE']._serialized_start=924
-  _globals['_CLOSE']._serialized_end=931
-  _globals['_ABORTED']._serialized_start=933
-  _globals['_ABORTED']._serialized_end=958
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=961
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1123
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1125
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1149
-  _globals['_REPORTFAILUREREQUEST']._serialized_start=1151
-  _globals['_REPORTFAILUREREQUEST']._serialized_end=1219
-  _globals['_REPORTFAILURERESPONSE']._serialized_start=1221
-  _globals['_REPORTFAILURERESPONSE']._serialized_end=1244
-  _globals['_EXCHANGESERVICE']._serialized_start=1247
-  _globals['_EXCHANGESERVICE']._serialized_end=1547
+  _globals['_CONNECTRESPONSE']._serialized_end=525
+  _globals['_LOST']._serialized_start=527
+  _globals['_LOST']._serialized_end=547
+  _globals['_OPEN']._serialized_start=550
+  _globals['_OPEN']._serialized_end=800
+  _globals['_OPEN_RECEIVEDENTRY']._serialized_start=704
+  _globals['_OPEN_RECEIVEDENTRY']._serialized_end=751
+  _globals['_OPEN_RETAINEDENTRY']._serialized_start=753
+  _globals['_OPEN_RETAINEDENTRY']._serialized_end=800
+  _globals['_OPENED']._serialized_start=803
+  _globals['_OPENED']._serialized_end=940
+  _globals['_OPENED_EXPECTEDENTRY']._serialized_start=893
+  _globals['_OPENED_EXPECTEDENTRY']._serialized_end=940
+  _globals['_ACK']._serialized_start=942
+  _globals['_ACK']._serialized_end=984
+  _globals['_CLOSE']._serialized_start=986
+  _globals['_CLOSE']._serialized_end=993
+  _globals['_ABORTED']._serialized_start=995
+  _globals['_ABORTED']._serialized_end=1020
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=1023
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1185
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1187
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1211
+  _globals['_REPORTFAILUREREQUEST']._serialized_start=1213
+  _globals['_REPORTFAILUREREQUEST']._serialized_end=1281
+  _globals['_REPORTFAILURERESPONSE']._serialized_start=1283
+  _globals['_REPORTFAILURERESPONSE']._serialized_end=1306
+  _globals['_EXCHANGESERVICE']._serialized_start=1309
+  _globals['_EXCHANGESERVICE']._serialized_end=1609
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class ConnectResponse(message.Message):
     ENVELOPE_FIELD_NUMBER: builtins.int
     ACK_FIELD_NUMBER: builtins.int
     ABORTED_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     @builtins.property
     def opened(self) -> Opened:
         """First frame of a stream, and only there."""
@@ -87,6 +88,10 @@ class ConnectResponse(message.Message):
     def aborted(self) -> Aborted:
         """The run is over at every party. The stream ends after it."""
 
+    @builtins.property
+    def lost(self) -> Lost:
+        """A party is gone that the run goes on without."""
+
     def __init__(
         self,
         *,
@@ -94,14 +99,37 @@ class ConnectResponse(message.Message):
         envelope: envelope_pb2.Envelope | None = ...,
         ack: Ack | None = ...,
         aborted: Aborted | None = ...,
+        lost: Lost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["aborted", b"aborted", "ack", b"ack", "envelope", b"envelope", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["aborted", b"aborted", "ack", b"ack", "envelope", b"envelope", "frame", b"frame", "lost", b"lost", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["aborted", b"aborted", "ack", b"ack", "envelope", b"envelope", "frame", b"frame", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["aborted", b"aborted", "ack", b"ack", "envelope", b"envelope", "frame", b"frame", "lost", b"lost", "opened", b"opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["opened", "envelope", "ack", "aborted"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = typing.Literal["opened", "envelope", "ack", "aborted", "lost"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+@typing.final
+class Lost(message.Message):
+    """Says that a party's connection ended and did not come back, in a run whose contract goes on without it. What it had
+    sent before is delivered; what is sent to it is dropped.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: builtins.int
+    peer: builtins.str
+    """Id of the party."""
+    def __init__(
+        self,
+        *,
+        peer: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Open(message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"e\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"\x1d\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\"\x1a\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\"\x96\x01\n\x0fModelCommitment\x12\x12\n\ncommitment\x18\x01 \x01(\x0c\x12?\n\x07metrics\x18\x02 \x03(\x0b\x32..fedshare.wire.v1.ModelCommitment.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"u\n\x0bSharedPoint\x12\r\n\x05point\x18\x01 \x03(\x01\x12\x0f\n\x07settled\x18\x02 \x01(\x08\x12\x0c\n\x04stop\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x14\n\x0choldout_loss\x18\x06 \x01(\x01\";\n\x0bScoreColumn\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06groups\x18\x03 \x03(\x0c\")\n\x0bKeysRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x04\"!\n\x0eProfileRequest\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x0c\"\x99\x01\n\x07Profile\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x1a\n\x12\x63olumns_with_value\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0c\n\x04\x62\x61nd\x18\x05 \x01(\r\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\r\n\x05\x61s_of\x18\x07 \x01(\t\x12\x13\n\x0bvalid_until\x18\x08 \x01(\t\"&\n\x10\x43onsentWithdrawn\x12\x12\n\nwithdrawal\x18\x01 \x01(\x0c\"$\n\x10\x43ustomerElements\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"1\n\x0e\x43ustomerAnswer\x12\r\n\x05\x61gain\x18\x01 \x01(\x0c\x12\x10\n\x08\x65lements\x18\x02 \x01(\x0c\" \n\x0fSharedCustomers\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x1a\n\nSharedBins\x12\x0c\n\x04\x62ins\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"e\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"\x1d\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\"(\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\x12\x0c\n\x04lost\x18\x02 \x03(\t\"\x96\x01\n\x0fModelCommitment\x12\x12\n\ncommitment\x18\x01 \x01(\x0c\x12?\n\x07metrics\x18\x02 \x03(\x0b\x32..fedshare.wire.v1.ModelCommitment.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"u\n\x0bSharedPoint\x12\r\n\x05point\x18\x01 \x03(\x01\x12\x0f\n\x07settled\x18\x02 \x01(\x08\x12\x0c\n\x04stop\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x14\n\x0choldout_loss\x18\x06 \x01(\x01\";\n\x0bScoreColumn\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06groups\x18\x03 \x03(\x0c\")\n\x0bKeysRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x04\"!\n\x0eProfileRequest\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x0c\"\x99\x01\n\x07Profile\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x1a\n\x12\x63olumns_with_value\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0c\n\x04\x62\x61nd\x18\x05 \x01(\r\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\r\n\x05\x61s_of\x18\x07 \x01(\t\x12\x13\n\x0bvalid_until\x18\x08 \x01(\t\"&\n\x10\x43onsentWithdrawn\x12\x12\n\nwithdrawal\x18\x01 \x01(\x0c\"$\n\x10\x43ustomerElements\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"1\n\x0e\x43ustomerAnswer\x12\r\n\x05\x61gain\x18\x01 \x01(\x0c\x12\x10\n\x08\x65lements\x18\x02 \x01(\x0c\" \n\x0fSharedCustomers\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x1a\n\nSharedBins\x12\x0c\n\x04\x62ins\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,29 +54,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MASKEDVECTOR']._serialized_start=512
   _globals['_MASKEDVECTOR']._serialized_end=541
   _globals['_BANKTOTAL']._serialized_start=543
-  _globals['_BANKTOTAL']._serialized_end=569
-  _globals['_MODELCOMMITMENT']._serialized_start=572
-  _globals['_MODELCOMMITMENT']._serialized_end=722
-  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_start=676
-  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_end=722
-  _globals['_SHAREDPOINT']._serialized_start=724
-  _globals['_SHAREDPOINT']._serialized_end=841
-  _globals['_SCORECOLUMN']._serialized_start=843
-  _globals['_SCORECOLUMN']._serialized_end=902
-  _globals['_KEYSREFUSED']._serialized_start=904
-  _globals['_KEYSREFUSED']._serialized_end=945
-  _globals['_PROFILEREQUEST']._serialized_start=947
-  _globals['_PROFILEREQUEST']._serialized_end=980
-  _globals['_PROFILE']._serialized_start=983
-  _globals['_PROFILE']._serialized_end=1136
-  _globals['_CONSENTWITHDRAWN']._serialized_start=1138
-  _globals['_CONSENTWITHDRAWN']._serialized_end=1176
-  _globals['_CUSTOMERELEMENTS']._serialized_start=1178
-  _globals['_CUSTOMERELEMENTS']._serialized_end=1214
-  _globals['_CUSTOMERANSWER']._serialized_start=1216
-  _globals['_CUSTOMERANSWER']._serialized_end=1265
-  _globals['_SHAREDCUSTOMERS']._serialized_start=1267
-  _globals['_SHAREDCUSTOMERS']._serialized_end=1299
-  _globals['_SHAREDBINS']._serialized_start=1301
-  _globals['_SHAREDBINS']._serialized_end=1327
+  _globals['_BANKTOTAL']._serialized_end=583
+  _globals['_MODELCOMMITMENT']._serialized_start=586
+  _globals['_MODELCOMMITMENT']._serialized_end=736
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_start=690
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_end=736
+  _globals['_SHAREDPOINT']._serialized_start=738
+  _globals['_SHAREDPOINT']._serialized_end=855
+  _globals['_SCORECOLUMN']._serialized_start=857
+  _globals['_SCORECOLUMN']._serialized_end=916
+  _globals['_KEYSREFUSED']._serialized_start=918
+  _globals['_KEYSREFUSED']._serialized_end=959
+  _globals['_PROFILEREQUEST']._serialized_start=961
+  _globals['_PROFILEREQUEST']._serialized_end=994
+  _globals['_PROFILE']._serialized_start=997
+  _globals['_PROFILE']._serialized_end=1150
+  _globals['_CONSENTWITHDRAWN']._serialized_start=1152
+  _globals['_CONSENTWITHDRAWN']._serialized_end=1190
+  _globals['_CUSTOMERELEMENTS']._serialized_start=1192
+  _globals['_CUSTOMERELEMENTS']._serialized_end=1228
+  _globals['_CUSTOMERANSWER']._serialized_start=1230
+  _globals['_CUSTOMERANSWER']._serialized_end=1279
+  _globals['_SHAREDCUSTOMERS']._serialized_start=1281
+  _globals['_SHAREDCUSTOMERS']._serialized_end=1313
+  _globals['_SHAREDBINS']._serialized_start=1315
+  _globals['_SHAREDBINS']._serialized_end=1341
 # @@protoc_insertion_point(module_scope)

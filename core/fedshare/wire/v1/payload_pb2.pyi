@@ -295,16 +295,24 @@ class BankTotal(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     WORDS_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     words: builtins.bytes
-    """Fixed-point int64, without a mask. The receiver checks the length and the range."""
+    """Fixed-point int64, without a mask. The receiver checks the length and the range. Empty if the sum is repeated."""
+    @builtins.property
+    def lost(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Banks that were lost before their vectors came: the sum is repeated among the rest. The receiver checks that the
+        contract allows it, that enough remain, and that the Exchange says so too.
+        """
+
     def __init__(
         self,
         *,
         words: builtins.bytes = ...,
+        lost: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lost", b"lost", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
