@@ -722,12 +722,32 @@ def _scoring_shows_bank(contract: Contract) -> list[str]:
         f"whole points (reason group {group.name})"
         for group in scoring.reasons
     ]
+    hidden = _hidden_by_groups(contract)
+    if len(hidden) < 2 <= len(contract.holders()):
+        whose = hidden[0] if hidden else "every holder"
+        lines.append(
+            f"in scoring: with these groups, for each of these enterprises the own score of {whose} to within the rounding "
+            "of points: the groups leave nothing else in the sum"
+        )
     if scoring.profile is not None:
         lines.append(
             "in scoring: of enterprises that consented by name, from each holder alone: "
             + ", ".join(scoring.profile.releases)
         )
     return lines
+
+
+def _hidden_by_groups(contract: Contract) -> list[str]:
+    """Return the holders some of whose columns are in no reason group: the others show their whole score by groups."""
+    scoring = contract.scoring
+    grouped = (
+        {(group.party, name) for group in scoring.reasons for name in group.columns} if scoring else set()
+    )
+    return [
+        holder.id
+        for holder in contract.holders()
+        if any((holder.id, column.name) not in grouped for column in holder.columns)
+    ]
 
 
 def columns_at_most(contract: Contract) -> int:

@@ -177,3 +177,19 @@ def test_what_scoring_shows_is_said_in_numbers_and_only_where_it_is_agreed():
     assert "from each holder alone: coverage, band" in page
     assert "which enterprises consented to which bank's seeing a profile" in page
     assert "how many identifiers each bank asks for and when, 1,234 or fewer each" in page
+
+
+def test_groups_that_show_a_whole_holder_show_the_last_other_one_too():
+    holders = {holder.id: [column.name for column in holder.columns] for holder in contract().holders()}
+    assert set(holders) == {"tax", "court"}
+
+    def shown(**columns):
+        groups = [{"name": name, "party": name, "columns": list(own)} for name, own in columns.items()]
+        page = " ".join(summarise(contract(scoring={"quota": 5, "reasons": groups})).split())
+        start = page.find("the own score of ")
+        return page[start:].removeprefix("the own score of ").split()[0] if start >= 0 else ""
+
+    assert shown(tax=holders["tax"]) == "court"
+    assert shown(court=holders["court"]) == "tax"
+    assert shown(tax=holders["tax"], court=holders["court"]) == "every"
+    assert shown(tax=holders["tax"][:1]) == ""
