@@ -43,8 +43,9 @@ __all__ = ["Notary"]
 
 # Other processes of the coordinator say something, too; nobody tells this one when.
 _LOOK_SECONDS = 0.25
-# A head that lacks its quorum is put to the witnesses again.
+# A head that lacks its quorum is put to the witnesses again; one that has it, to those that have failed.
 _ASK_AGAIN_SECONDS = 5.0
+_FAILED_WITNESS_SECONDS = 60.0
 _BATCH = 1000
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Notary:
         self._pool = ThreadPoolExecutor(thread_name_prefix="witness")
         self._changed = threading.Condition()
         self._stopping = False
-        self._failure: FedshareError | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="notary", daemon=True)
         try:
             self._recover()
@@ -193,10 +194,10 @@ class Notary:
                 if self._append_pending() or self._publisher is None:
                     ask_at = 0.0
                 if time.monotonic() >= ask_at:
-                    ask_at = math.inf if self._publish() else time.monotonic() + _ASK_AGAIN_SECONDS
-            except FedshareError as error:
+                    ask_at = time.monotonic() + self._publish()
+            except Exception as error:  # noqa: BLE001 - a defect must end the serving, not only this thread
                 _log.exception("the audit log could not be written")
-                if not self._log.is_open:
+                if not isinstance(error, FedshareError) or not self._log.is_open:
                     with self._changed:
                         self._failure = error
                         self._changed.notify_all()
@@ -226,7 +227,8 @@ class Notary:
             self._store.set_places(self._places)
             self._places = {}
 
-    def _publish(self) -> bool:
+    def _publish(self) -> float:
+        """Ask the witnesses, and return after how many seconds to ask again if nothing new is said until then."""
         with self._changed:
             if self._publisher is None:
                 self._publisher = Publisher(dict(self._witnesses), self._pool.map)
@@ -234,7 +236,9 @@ class Notary:
         publication = publisher.publish(self._log)
         for name, failure in publication.failures.items():
             _log.warning("witness %s: %s", name, failure)
-        return publication.is_public
+        if not publication.is_public:
+            return _ASK_AGAIN_SECONDS
+        return _FAILED_WITNESS_SECONDS if publication.failures else math.inf
 
     def _learn_policies(self) -> None:
         """Let the quorum of any contract publish a head; every node asks for its own contract's."""

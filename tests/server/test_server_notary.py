@@ -115,17 +115,18 @@ def test_what_reached_the_log_before_the_database_heard_of_it_is_not_logged_agai
     assert logged(state) == [0, 1, 2]
 
 
-def test_a_disk_that_refuses_ends_the_serving_with_the_cause(
-    state: StateFolder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cause", [StorageError("no space left"), ValueError("a defect")])
+def test_a_disk_that_refuses_or_a_defect_ends_the_serving_with_the_cause(
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch, cause: Exception
 ) -> None:
     def refuse(*_: object) -> None:
-        raise StorageError("no space left")
+        raise cause
 
     store = open_store(f"sqlite:///{state.path / 'fedshare.db'}")
     with Notary(state.log_folder, LogKeys.load(state), store) as notary:
         notary.await_places([store.add_entry(SIGNER.sign(statement(0)))], 20)
         monkeypatch.setattr(AuditLog, "_write_tiles", refuse)
-        with pytest.raises(StorageError, match="not kept any more: no space left"):
+        with pytest.raises(StorageError, match=f"not kept any more: {cause}"):
             notary.await_places([store.add_entry(SIGNER.sign(statement(1)))], 20)
         with pytest.raises(StorageError, match="not kept any more"):
             notary.verify_alive()
