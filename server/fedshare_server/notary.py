@@ -138,11 +138,11 @@ class Notary:
         return self._await(look, seconds, "the entries are stored, and not in the log yet: ask again")
 
     def opening(self, run_id: int, phase: str, seen_size: int, seconds: float) -> Opening:
-        """Return the opening of a phase, once the witnesses of its contract have seen it.
+        """Return the opening of a phase, or of a run, once the witnesses of its contract have seen it.
 
         Args:
             run_id: the run.
-            phase: the phase.
+            phase: the phase; empty for the run itself.
             seen_size: of the tree that the node has seen, which the proof starts from.
             seconds: how long to wait for it.
 
@@ -167,10 +167,11 @@ class Notary:
                 return None  # not published yet, or not with this quorum
             return opening
 
+        what = f"phase {phase} of run {run_id}" if phase else f"run {run_id}"
         return self._await(
             look,
             seconds,
-            f"phase {phase} of run {run_id} is not in the log under the contract's quorum of witnesses yet: "
+            f"the opening of {what} is not in the log under the contract's quorum of witnesses yet: "
             "is every node running?",
         )
 

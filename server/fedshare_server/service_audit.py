@@ -90,7 +90,7 @@ class AuditService(AuditServiceServicer):
     def GetOpening(  # noqa: N802  gRPC's name
         self, request: wire.GetOpeningRequest, context: grpc.ServicerContext
     ) -> wire.GetOpeningResponse:
-        """Return the opening of a phase as soon as the witnesses have seen it.
+        """Return the opening of a phase, or of a run, as soon as the witnesses have seen it.
 
         Raises:
             RefusedError: the caller is not a party of the run.

@@ -308,6 +308,9 @@ class _Platform:
             decisions[party] = sign_decision(decision, self.work.identity(party))
         return self.work.contract(), decisions
 
+    def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
+        pass
+
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         pass
 

@@ -204,6 +204,7 @@ class MemoryPlatform:
     trained_on: list[TrainedOn] = field(default_factory=list)
     said: list[Statement] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
+    logged: dict[int, int | None] = field(default_factory=dict)
     unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
@@ -230,6 +231,13 @@ class MemoryPlatform:
         for before in self.trained_on:
             verify_apart(now, before, contract.minimum_cohort, self.party)
         self.trained_on.append(now)
+
+    def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
+        """``logged`` is what the witnessed log says of runs; of those that are not in it, what the coordinator says."""
+        if self.logged.get(run_id, model_run) != model_run:
+            raise RefusedError(
+                "opening_not_witnessed", "the log says otherwise of this run", party=self.party
+            )
 
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         if phase == self.unseen_phase:

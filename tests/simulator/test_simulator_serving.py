@@ -576,3 +576,70 @@ def test_banks_without_a_feature_holder_have_nothing_to_serve() -> None:
     banks = split_banks({"bank": small_economy(200, 260)["bank"]}, [1, 1, 1])
     with pytest.raises(ConfigError, match="scoring needs a feature_holder"):
         Simulation(banks, bank_model={"kind": "mlp", "rounds": 2}, scoring={"quota": 5})
+
+
+def serve_models(simulation: Simulation, run_id: int, models: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Ask for a serving run, each party with the model that ``models`` says; return what ``publish`` answered."""
+    replies = simulation.ask_each(
+        "hello", run_id, {party: {"model_run": model} for party, model in models.items()}
+    )
+    assert {reply["status"] for reply in replies.values()} == {"ok"}, replies
+    return simulation.ask("publish", run_id, hellos=[reply["hello"] for reply in replies.values()])
+
+
+def trained_twice() -> Simulation:
+    simulation = Simulation(
+        small_economy(200, 260), minimum_cohort=5, model=MODEL, scoring={"quota": 1000}, max_runs=3
+    )
+    for run_id in (1, 2):
+        assert {reply["status"] for reply in simulation.run(run_id).values()} == {"ok"}
+    return simulation
+
+
+@pytest.mark.parametrize("odd", ["bank", "registry", "tax"])
+def test_parties_that_were_told_different_models_add_nothing_up(odd: str) -> None:
+    """Else the bank subtracts two sums that differ in one holder's model, and has this holder's own scores."""
+    simulation = trained_twice()
+    crossed = len(simulation.exchange.crossed)
+    replies = serve_models(simulation, 10, {"bank": 1, "registry": 1, "tax": 1} | {odd: 2})
+    assert {reply["status"] for reply in replies.values()} == {"failed"}
+    assert all("another model" in reply["reason"] for reply in replies.values())
+    assert len(simulation.exchange.crossed) == crossed
+
+
+def test_a_party_that_was_told_to_train_and_those_that_were_told_to_serve_say_nothing_to_one_another() -> (
+    None
+):
+    simulation = trained_twice()
+    crossed = len(simulation.exchange.crossed)
+    models: dict[str, dict[str, int]] = {"bank": {"model_run": 1}, "registry": {"model_run": 1}, "tax": {}}
+    hellos = [reply["hello"] for reply in simulation.ask_each("hello", 10, models).values()]
+    phases = {"bank": "publish", "registry": "publish", "tax": "align"}
+    replies = {
+        party: simulation.ask_each(phase, 10, {party: {"hellos": hellos}})[party]
+        for party, phase in phases.items()
+    }
+    assert all("another model" in reply["reason"] for reply in replies.values())
+    assert len(simulation.exchange.crossed) == crossed
+
+
+def test_a_model_that_the_witnessed_log_does_not_name_is_not_served() -> None:
+    simulation = trained_twice()
+    for platform in simulation.platforms.values():
+        platform.logged[10] = 1
+    replies = simulation.ask("hello", 10, model_run=2)
+    assert {reply["code"] for reply in replies.values()} == {"opening_not_witnessed"}
+    assert {reply["code"] for reply in simulation.ask("hello", 10).values()} == {"opening_not_witnessed"}
+
+
+def test_a_model_that_is_not_what_its_manifest_lists_is_not_served() -> None:
+    simulation = trained_twice()
+    tax = simulation.platforms["tax"]
+    # Another model with a commitment of its own, in the place of the one that was announced.
+    tax.results[1] = {
+        **tax.results[2],
+        "commitment": tax.results[2]["commitment"] | {"manifest": tax.results[1]["commitment"]["manifest"]},
+    }
+    reply = simulation.ask("hello", 10, model_run=1)["tax"]
+    assert reply["status"] == "failed"
+    assert "manifest" in reply["reason"]

@@ -43,11 +43,11 @@ class AuditClient:
         return list(response.indices)
 
     def opening(self, run_id: int, phase: str, seen_size: int) -> Opening:
-        """Return the coordinator's opening of a phase, unverified, as soon as the log has it.
+        """Return the coordinator's opening of a phase, or of a run, unverified, as soon as the log has it.
 
         Args:
             run_id: the run.
-            phase: the phase.
+            phase: the phase; empty for the opening of the run itself.
             seen_size: of the tree from which the proof is to start.
         """
         request = wire.GetOpeningRequest(run_id=run_id, phase=phase, seen_size=seen_size)

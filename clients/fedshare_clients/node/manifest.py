@@ -2,7 +2,8 @@
 
 A commitment is over the canonical JSON of a party's ``result.json`` without the field ``commitment``, which
 holds what opens it. The parties send theirs to one another, so that every manifest lists all of them: two
-models shown to two parties would show in the log as two manifests.
+models shown to two parties would show in the log as two manifests. What a manifest says is kept beside the commitment:
+parties that serve a model say its digest to one another first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from fedshare.audit.commitments import commit, verify_commitment
+from fedshare.audit.statements import ModelManifest
 from fedshare.errors import PartyLostError, ProtocolError
 from fedshare.wire.v1 import payload_pb2 as payload
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from .channel import Channel
 
-__all__ = ["announce", "commit_result", "public_metrics", "verify_result"]
+__all__ = ["announce", "commit_result", "public_metrics", "served_model", "verify_result", "with_manifest"]
 
 _COMMITMENT_BYTES = 32
 _MAX_METRICS = 32
@@ -49,6 +53,33 @@ def verify_result(result: Mapping[str, Any]) -> str:
         raise ProtocolError("expected a result with its commitment, found none") from error
     verify_commitment(digest, _canonical(result), nonce)
     return digest
+
+
+def with_manifest(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a committed result that also keeps what the manifest of its model says besides run and contract."""
+    return {**result, "commitment": {**result["commitment"], "manifest": dict(manifest)}}
+
+
+def served_model(result: Mapping[str, Any], party: str, run_id: int) -> tuple[str, bytes]:
+    """Return the commitment to a kept result of training run ``run_id``, and the digest of the manifest that lists it.
+
+    Raises:
+        ProtocolError: the file was altered, or its manifest does not list it as the part of ``party``.
+    """
+    digest = verify_result(result)
+    try:
+        manifest = ModelManifest(
+            issuer=party,
+            issued_at=0,
+            run_id=str(run_id),
+            contract_digest=result["contract_digest"],
+            **result["commitment"]["manifest"],
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ProtocolError("expected a result with the manifest of its model, found none") from error
+    if manifest.components.get(party) != digest:
+        raise ProtocolError("the manifest of the model does not list what this party kept of it")
+    return digest, manifest.digest()
 
 
 def _canonical(result: Mapping[str, Any]) -> bytes:

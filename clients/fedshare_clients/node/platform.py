@@ -120,6 +120,10 @@ class NodePlatform:
         verify_not_revoked(contract, self.party, fetched.revoked_by())
         return contract, fetched.decisions
 
+    def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
+        """Return once the run may begin; see ``PhaseGate``."""
+        self._gate.await_run(contract, run_id, model_run)
+
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         """Return once the phase may begin; see ``PhaseGate``."""
         seen = self._gate.await_opening(contract, run_id, phase)

@@ -24,7 +24,7 @@ from fedshare.identity.session import PendingSession
 from .channel import Channel
 from .feature_holder import FeatureHolder
 from .label_holder import LabelHolder
-from .manifest import announce, commit_result, public_metrics
+from .manifest import announce, commit_result, public_metrics, with_manifest
 from .serving import BankServing, serving_role
 from .serving_holder import ServingHolder
 
@@ -81,6 +81,12 @@ class Platform(Protocol):
 
         Raises:
             RefusedError: this party has not approved a contract with this digest.
+        """
+
+    def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
+        """Return once the audit log says, as the contract's witnesses saw, that this run serves this model, or trains.
+
+        Raises: as ``await_opening``.
         """
 
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
@@ -305,6 +311,7 @@ class NodeService:
         )
         if model_run is None:
             self._count_run(contract, 0)
+        platform.await_run(contract, run_id, model_run)
         platform.await_opening(contract, run_id, "hello")
         report = platform.progress(run_id, contract)
         if model_run is None:
@@ -312,8 +319,9 @@ class NodeService:
             run = _Run(contract, role, self._introduce(run_id, digest), report, data_digest=data_digest)
         else:
             fail = partial(self._fail_serving, run_id, digest)
-            serving = serving_role(platform, contract, model_run, report, fail)
-            run = _Run(contract, serving, self._introduce(run_id, digest), report, phases=SERVING_PHASES)
+            serving, model = serving_role(platform, contract, model_run, report, fail)
+            pending = self._introduce(run_id, digest, model)
+            run = _Run(contract, serving, pending, report, phases=SERVING_PHASES)
         run.done.append("hello")
         with self._lock:
             self._verify_new(run_id)
@@ -321,9 +329,11 @@ class NodeService:
             self._runs[run_id] = run
         return run.pending.hello
 
-    def _introduce(self, run_id: int, digest: str) -> PendingSession:
+    def _introduce(self, run_id: int, digest: str, model: bytes = b"") -> PendingSession:
         platform = self._platform
-        return PendingSession.start(platform.identity, digest, run_id, platform.party, platform.randomness)
+        return PendingSession.start(
+            platform.identity, digest, run_id, platform.party, platform.randomness, model
+        )
 
     def _training_role(
         self, contract: Contract, report: ProgressSink
@@ -397,10 +407,9 @@ class NodeService:
             result["commitment"]["digest"],
             public_metrics(run.contract, result),
         )
-        self._platform.save_result(run_id, result, customers)
-        self._log_of_run(
-            run_id, run, ModelManifest, version=_FIRST_VERSION, components=components, metrics=metrics
-        )
+        manifest = {"version": _FIRST_VERSION, "components": components, "metrics": metrics}
+        self._platform.save_result(run_id, with_manifest(result, manifest), customers)
+        self._log_of_run(run_id, run, ModelManifest, **manifest)
         if not run.contract.outputs.coordinator_metrics or "federated" not in result:
             return {}
         public = {name: result[name] for name in ("iterations", "federated", "bank_only")}

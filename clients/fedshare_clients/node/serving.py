@@ -14,7 +14,7 @@ from fedshare.contract.enforcement import verify_model, verify_scoring, verify_v
 from fedshare.errors import FedshareError
 
 from .consents import ConsentDesk
-from .manifest import verify_result
+from .manifest import served_model
 from .own_part import OwnPart
 from .scorer import Scorer, ScoringDesk
 from .serving_bank import ServingBank
@@ -59,26 +59,28 @@ def serving_role(
     model_run: int,
     report: ProgressSink,
     fail: Callable[[FedshareError], None],
-) -> ServingHolder | BankServing:
-    """Return this party's part in a serving run of the model of ``model_run``; ``fail`` is told what ends it.
+) -> tuple[ServingHolder | BankServing, bytes]:
+    """Return this party's part in a serving run of the model of ``model_run``, and the digest of that model's manifest.
+
+    ``fail`` is told what ends the run.
 
     Raises:
         ConfigError: what was kept of the training run is no model.
         DataError: the rows cannot be scored.
-        ProtocolError: what was kept of the training run was altered.
+        ProtocolError: what was kept of the training run was altered, or is not what its manifest lists.
         RefusedError: the contract does not speak of scoring, or nothing was kept of the training run.
     """
     party = platform.party
     scoring = verify_scoring(contract, party)
     saved = verify_model(contract, party, model_run, platform.load_result(model_run))
-    commitment = verify_result(saved)
+    commitment, model = served_model(saved, party, model_run)
     load = partial(platform.load_table, contract)
 
     still_valid = _InForce(contract, platform, time.monotonic)
     consents = ConsentDesk(contract, platform.withdrawals, platform.now)
     if contract.party(party).role == "feature_holder":
         spend = partial(platform.spend, contract)
-        return ServingHolder(
+        holder = ServingHolder(
             contract,
             scoring,
             party,
@@ -93,6 +95,7 @@ def serving_role(
             platform.log,
             fail,
         )
+        return holder, model
     own = OwnPart(saved, load, contract.bank_model)
     patience = platform.receive_timeout_seconds
     bank = ServingBank(contract, scoring, party, platform.randomness, time.monotonic, patience, report, fail)
@@ -109,9 +112,10 @@ def serving_role(
         platform.scoring.wait_seconds,
         consents,
     )
-    return BankServing(
+    role = BankServing(
         bank, own, scorer, platform.scoring.desk, scoring.refresh_seconds, time.monotonic, platform.log, fail
     )
+    return role, model
 
 
 class _InForce:

@@ -13,6 +13,7 @@ and can be enumerated); use `fedshare.audit.commitments`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Literal, TypeAlias
 
@@ -226,6 +227,10 @@ class ModelManifest(_RunStatement):
     def model(self) -> bytes:
         """Return the canonical JSON of what all announcements of this model have in common."""
         return _canonical(self.model_dump(mode="json", exclude={"issuer", "issued_at"}))
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of ``model``."""
+        return hashlib.sha256(self.model()).digest()
 
 
 class PrivacySpent(_RunStatement):

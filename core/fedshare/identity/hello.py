@@ -26,6 +26,7 @@ class Hello:
         run_id: as numbered by Flower.
         ephemeral_key: X25519 public key made for this run, 32 bytes.
         nonce: 32 fresh random bytes.
+        model: SHA-256 of the manifest of the model that this party would serve; empty in a run that trains.
     """
 
     party: str
@@ -33,6 +34,7 @@ class Hello:
     run_id: int
     ephemeral_key: bytes
     nonce: bytes
+    model: bytes = b""
 
     def to_wire(self) -> bytes:
         """Return the serialized protobuf form, the bytes that are signed."""
@@ -42,6 +44,7 @@ class Hello:
             run_id=self.run_id,
             ephemeral_key=self.ephemeral_key,
             nonce=self.nonce,
+            model=self.model,
         )
         return message.SerializeToString(deterministic=True)
 
@@ -50,7 +53,7 @@ class Hello:
         """Return the hello in serialized bytes, of which each hello has one spelling.
 
         Raises:
-            ProtocolError: it does not parse, carries unknown fields, or a key or nonce has not 32 bytes.
+            ProtocolError: it does not parse, carries unknown fields, or a key, nonce or model has not 32 bytes.
         """
         try:
             message = wire.Hello.FromString(payload)
@@ -62,11 +65,14 @@ class Hello:
             message.run_id,
             message.ephemeral_key,
             message.nonce,
+            message.model,
         )
         if hello.to_wire() != payload:
             raise ProtocolError("a hello carries other fields than this version knows")
         if len(hello.ephemeral_key) != KEY_BYTES or len(hello.nonce) != KEY_BYTES:
             raise ProtocolError(f"expected a hello with a key and a nonce of {KEY_BYTES} bytes each")
+        if len(hello.model) not in (0, KEY_BYTES):
+            raise ProtocolError(f"expected a hello with a digest of {KEY_BYTES} bytes of the model, or none")
         return hello
 
     @classmethod

@@ -73,6 +73,7 @@ class PendingSession:
         run_id: int,
         party: str,
         randomness: Callable[[int], bytes],
+        model: bytes = b"",
     ) -> PendingSession:
         """Return a pending session with a fresh ephemeral key and nonce; ``hello`` is what to send.
 
@@ -82,6 +83,7 @@ class PendingSession:
             run_id: 0 to 2^64 - 1.
             party: who says hello.
             randomness: 32 bytes for the ephemeral key, then 32 for the nonce.
+            model: see ``Hello``.
 
         Raises:
             ParameterError: ``run_id`` is out of range.
@@ -90,7 +92,7 @@ class PendingSession:
             raise ParameterError("expected a run id from 0 to 2^64 - 1")
         private = X25519PrivateKey.from_private_bytes(randomness(KEY_BYTES))
         public = private.public_key().public_bytes_raw()
-        hello = Hello(party, contract_digest, run_id, public, randomness(KEY_BYTES))
+        hello = Hello(party, contract_digest, run_id, public, randomness(KEY_BYTES), model)
         signed = dsse.sign(hello.to_wire(), HELLO_TYPE, identity_key)
         return cls(hello, signed, identity_key.public_bytes(), private)
 
@@ -104,7 +106,7 @@ class PendingSession:
             identity_keys: the contract's 32-byte identity key of every party.
 
         Raises:
-            ProtocolError: a hello is missing, surplus, altered, replayed, or not about this run.
+            ProtocolError: a hello is missing, surplus, altered, replayed, or not about this run and its model.
             ParameterError: the ephemeral key was used before.
         """
         private, self._private = self._private, None
@@ -146,6 +148,8 @@ class PendingSession:
             ("party", party, hello.party),
             ("contract", self._hello.contract_digest, hello.contract_digest),
             ("run", self._hello.run_id, hello.run_id),
+            # Prevent parts of different models from being added up: differences of sums would show one holder's part.
+            ("model", self._hello.model, hello.model),
         ):
             if expected != found:
                 raise ProtocolError(f"the hello of {party} is for another {name} than this party's")

@@ -86,16 +86,16 @@ _TRAFFIC = (
 LEDGER: tuple[Leak, ...] = (
     Leak(
         message="Hello",
-        fields=("party", "contract_digest", "run_id", "ephemeral_key", "nonce"),
+        fields=("party", "contract_digest", "run_id", "ephemeral_key", "nonce", "model"),
         phase="hello",
         sender="party",
         recipient="party",
         sealed=False,
-        feature_holder="who takes part in the run, under which key for this run",
-        label_holder="who takes part in the run, under which key for this run",
-        coordinator="who takes part in the run; it is public and signed",
+        feature_holder="who takes part in the run, under which key for this run, and which model it serves",
+        label_holder="who takes part in the run, under which key for this run, and which model it serves",
+        coordinator="who takes part in the run, and which model it serves; it is public and signed",
         auditor=_NOTHING,
-        needed="keys between the parties that the coordinator cannot replace",
+        needed="keys between the parties that the coordinator cannot replace, and one model for all of them",
     ),
     Leak(
         message="BlindedIdentifiers",

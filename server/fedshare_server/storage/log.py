@@ -27,7 +27,7 @@ __all__ = ["LogStore", "close_subject", "open_subject"]
 
 
 def open_subject(run_id: int, phase: str) -> str:
-    """Return the subject of the entry that opens a phase."""
+    """Return the subject of the entry that opens a phase, or a run if ``phase`` is empty."""
     return f"open/{run_id}/{phase}"
 
 

@@ -62,7 +62,8 @@ class RunStore(LogStore):
             )
             fields = {"run_id": str(run_id), "contract_digest": digest}
             model = "" if model_run is None else str(model_run)
-            self._say(session, RunOpened, **fields, code_digest=code_digest, model_run=model)
+            subject = open_subject(run_id, "")
+            self._say(session, RunOpened, subject, **fields, code_digest=code_digest, model_run=model)
             self._log(session, run_id, "", "run_opened", f"run of contract {digest[:12]} is opened")
             if model_run is not None:
                 self._log(session, run_id, "", "serving", f"it serves the model of run {model_run}")

@@ -60,6 +60,9 @@ class FailingPlatform:
     def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
         raise self.error
 
+    def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
+        raise self.error
+
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         raise self.error
 

@@ -18,14 +18,25 @@ KEYS = {party: IdentityKey.generate(os.urandom) for party in PARTIES}
 PUBLIC = {party: key.public_bytes() for party, key in KEYS.items()}
 
 
-def pend(party, digest="ab" * 32, run_id=7, randomness=os.urandom, key=None):
-    return PendingSession.start(key or KEYS[party], digest, run_id, party, randomness)
+def pend(party, digest="ab" * 32, run_id=7, randomness=os.urandom, key=None, model=b""):
+    return PendingSession.start(key or KEYS[party], digest, run_id, party, randomness, model)
 
 
 def sessions():
     pending = {party: pend(party) for party in PARTIES}
     hellos = [each.hello for each in pending.values()]
     return {party: each.establish(hellos, PUBLIC) for party, each in pending.items()}
+
+
+@pytest.mark.parametrize("model", [b"", b"\x02" * 32])
+def test_parties_that_would_use_different_models_share_no_session(model):
+    parties = {party: pend(party, model=b"\x01" * 32) for party in PARTIES} | {
+        "tax": pend("tax", model=model)
+    }
+    hellos = [each.hello for each in parties.values()]
+    for party in parties.values():
+        with pytest.raises(ProtocolError, match="another model"):
+            party.establish(hellos, PUBLIC)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])

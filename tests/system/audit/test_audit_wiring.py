@@ -107,6 +107,19 @@ def test_a_phase_that_was_never_opened_in_the_log_does_not_begin(world: World) -
         world.parties["tax"].gate.await_opening(contract, RUN, "align")
 
 
+def test_a_run_begins_only_as_what_the_witnessed_log_says_of_it(world: World) -> None:
+    contract = world.ready()
+    world.store.open_run(RUN, contract.digest(), model_run=4)
+    world.store.open_run(5, contract.digest())
+    tax = world.parties["tax"]
+    tax.gate.await_run(contract, RUN, 4)
+    tax.gate.await_run(contract, 5, None)
+    for run_id, model_run in ((RUN, 3), (RUN, None), (5, 4)):
+        with pytest.raises(RefusedError, match="opening_not_witnessed"):
+            tax.gate.await_run(contract, run_id, model_run)
+    assert (tax.state.run_folder(RUN) / "refused-run.tlog-proof").read_bytes().startswith(b"c2sp.org/tlog")
+
+
 def test_the_opening_of_another_phase_is_refused_and_kept_as_evidence(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,7 @@ class SubmitEntriesResponse(message.Message):
 
 @typing.final
 class GetOpeningRequest(message.Message):
-    """Asks for the opening of a phase."""
+    """Asks for the opening of a run or phase."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -76,7 +76,7 @@ class GetOpeningRequest(message.Message):
     run_id: builtins.int
     """The run. The coordinator checks that the caller belongs to it."""
     phase: builtins.str
-    """The phase."""
+    """The phase; empty for the opening of the run itself."""
     seen_size: builtins.int
     """Number of entries of the tree that the caller has accepted last, 0 if none."""
     def __init__(

@@ -66,7 +66,7 @@ class AuditServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetOpening(self, request, context):
-        """Shows that the opening of a phase is in the log, under a checkpoint that the witnesses of the run's
+        """Shows that the opening of a run or phase is in the log, under a checkpoint that the witnesses of the run's
         contract have cosigned. Waits for it, up to a minute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

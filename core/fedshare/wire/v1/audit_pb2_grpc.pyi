@@ -38,7 +38,7 @@ class AuditServiceStub:
     SubmitEntries: grpc.UnaryUnaryMultiCallable[audit_pb2.SubmitEntriesRequest, audit_pb2.SubmitEntriesResponse]
     """Logs what the caller states about itself."""
     GetOpening: grpc.UnaryUnaryMultiCallable[audit_pb2.GetOpeningRequest, audit_pb2.GetOpeningResponse]
-    """Shows that the opening of a phase is in the log, under a checkpoint that the witnesses of the run's
+    """Shows that the opening of a run or phase is in the log, under a checkpoint that the witnesses of the run's
     contract have cosigned. Waits for it, up to a minute.
     """
     Witness: grpc.StreamStreamMultiCallable[audit_pb2.WitnessAnswer, audit_pb2.WitnessQuestion]
@@ -56,7 +56,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     SubmitEntries: aio.UnaryUnaryMultiCallable[audit_pb2.SubmitEntriesRequest, audit_pb2.SubmitEntriesResponse]  # type: ignore[assignment]
     """Logs what the caller states about itself."""
     GetOpening: aio.UnaryUnaryMultiCallable[audit_pb2.GetOpeningRequest, audit_pb2.GetOpeningResponse]  # type: ignore[assignment]
-    """Shows that the opening of a phase is in the log, under a checkpoint that the witnesses of the run's
+    """Shows that the opening of a run or phase is in the log, under a checkpoint that the witnesses of the run's
     contract have cosigned. Waits for it, up to a minute.
     """
     Witness: aio.StreamStreamMultiCallable[audit_pb2.WitnessAnswer, audit_pb2.WitnessQuestion]  # type: ignore[assignment]
@@ -83,7 +83,7 @@ class AuditServiceServicer(metaclass=abc_1.ABCMeta):
         request: audit_pb2.GetOpeningRequest,
         context: _ServicerContext,
     ) -> typing.Union[audit_pb2.GetOpeningResponse, abc.Awaitable[audit_pb2.GetOpeningResponse]]:
-        """Shows that the opening of a phase is in the log, under a checkpoint that the witnesses of the run's
+        """Shows that the opening of a run or phase is in the log, under a checkpoint that the witnesses of the run's
         contract have cosigned. Waits for it, up to a minute.
         """
 

@@ -39,6 +39,7 @@ class Hello(message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     EPHEMERAL_KEY_FIELD_NUMBER: builtins.int
     NONCE_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     party: builtins.str
     """Party id. Every receiver checks it against the identity key that signed."""
     contract_digest: builtins.str
@@ -49,6 +50,10 @@ class Hello(message.Message):
     """X25519 public key made for this run only, 32 bytes."""
     nonce: builtins.bytes
     """32 fresh random bytes, so that the session differs even if everything else repeats."""
+    model: builtins.bytes
+    """SHA-256 of what all model manifests of the training run have in common (canonical JSON), 32 bytes, if the run serves
+    its model; empty if the run trains. Every receiver checks that it is its own, before it sends anything.
+    """
     def __init__(
         self,
         *,
@@ -57,10 +62,11 @@ class Hello(message.Message):
         run_id: builtins.int = ...,
         ephemeral_key: builtins.bytes = ...,
         nonce: builtins.bytes = ...,
+        model: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["contract_digest", b"contract_digest", "ephemeral_key", b"ephemeral_key", "nonce", b"nonce", "party", b"party", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["contract_digest", b"contract_digest", "ephemeral_key", b"ephemeral_key", "model", b"model", "nonce", b"nonce", "party", b"party", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
