@@ -227,6 +227,15 @@ def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_
     first, *others = [report_of(simulation, bank, tmp_path) for bank in banks]
     assert first["all_banks"]["banks"] == 3
     assert all(each["all_banks"] == first["all_banks"] for each in others)
+    for name, column in (("federated", "score"), ("bank_only", "bank_only")):
+        edges = simulation.platforms[banks[0]].result["all_banks"][name]["histogram"]["upper"]
+        rows = [held_out(tmp_path / f"{bank}.parquet")[column] for bank in banks]
+        counts = np.array(
+            [np.bincount(np.searchsorted(edges, each), minlength=len(edges) + 1) for each in rows]
+        )
+        left = counts.sum(axis=0) - counts  # what remains when a bank subtracts its own part
+        assert counts.sum(axis=0).min() >= 15
+        assert ((left == 0) | (left >= 15)).all()
     pooled = [held_out(tmp_path / f"{bank}.parquet") for bank in banks]
     labels, scores = (np.concatenate([rows[name] for rows in pooled]) for name in ("label", "score"))
     area = first["all_banks"]["models"]["federated"]["auc"]

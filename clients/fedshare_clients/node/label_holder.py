@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from fedshare.credit.bins import Design, fit_design
-from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, merge_cells
+from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, join_groups, merge_cells
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
@@ -229,12 +229,11 @@ class LabelHolder:
         measured = {}
         for name, model in (("federated", self._model), ("bank_only", self._own_model)):
             scores = model.scores()[holdout]
+            own = cell_counts(scores)
             counts = np.rint(
-                self._sums.total(
-                    channel, f"customers per score, {name}", cell_counts(scores).astype(np.float64), 0
-                )
+                self._sums.total(channel, f"customers per score, {name}", own.astype(np.float64), 0)
             ).astype(np.int64)
-            groups = merge_cells(counts, self._contract.minimum_cohort)
+            groups = self._score_groups(channel, name, counts, counts - own)
             sums = cell_sums(labels, scores, weights, groups)
             total = self._sums.total(channel, f"outcomes per score, {name}", sums.ravel(), WEIGHT_BITS)
             histogram = ScoreHistogram.from_sums(groups, counts, total.reshape(sums.shape))
@@ -244,6 +243,22 @@ class LabelHolder:
                 "histogram": histogram.to_json(),
             }
         self._everyone = {"banks": 1 + len(self._sums.others), "holdout": int(counts.sum()), **measured}
+
+    def _score_groups(
+        self, channel: Channel, name: str, counts: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return groups of cells of scores, none with few customers: neither of all banks nor of all banks but one."""
+        minimum = self._contract.minimum_cohort
+        groups = merge_cells(counts, minimum)
+        while groups[-1]:
+            left = np.bincount(groups, others)
+            # Prevent a bank that subtracts its own part from seeing the outcomes of the few that remain.
+            objections = ((left > 0) & (left < minimum)).astype(np.float64)
+            heard = self._sums.total(channel, f"objections to groups of scores, {name}", objections, 0) > 0.5
+            if not heard.any():
+                break
+            groups = join_groups(groups, heard)
+        return groups
 
     def result(self) -> dict[str, Any]:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""

@@ -4,7 +4,7 @@ Everything here adds up over banks, so that masked sums can feed it, and comes i
 customers per cell are summed and thin cells merged to the minimum cohort, then outcomes, over the merged cells only.
 
     >>> counts = sum(cell_counts(bank.scores) for bank in banks)              # a masked sum of CELLS integers
-    >>> groups = merge_cells(counts, minimum_cohort)                          # the same at every bank
+    >>> groups = merge_cells(counts, minimum_cohort)      # the same at every bank; ``join_groups`` where one objects
     >>> sums = sum(cell_sums(b.labels, b.scores, b.weights, groups) for b in banks)    # a masked sum
     >>> histogram = ScoreHistogram.from_sums(groups, counts, sums)
 """
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CELLS", "SUMS", "Bounded", "ScoreHistogram", "cell_counts", "cell_sums", "merge_cells"]
+__all__ = [
+    "CELLS",
+    "SUMS",
+    "Bounded",
+    "ScoreHistogram",
+    "cell_counts",
+    "cell_sums",
+    "join_groups",
+    "merge_cells",
+]
 
 _LIMIT = 8.0
 _STEPS_PER_UNIT = 32
@@ -187,6 +196,26 @@ def merge_cells(counts: NDArray[np.int64], minimum: int) -> NDArray[np.int64]:
         groups[cell] = group
         held, left = held + count, left - count
     return groups
+
+
+def join_groups(groups: NDArray[np.int64], objections: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the group of every cell after each group that is objected to has joined another one.
+
+    It joins the next one, which then needs no other, or, if it is the last, the one before.
+
+    Args:
+        groups: the group of every cell, ascending from 0.
+        objections: of each group, shape ``[G]``; with a single group left there is nothing to join.
+    """
+    starts = np.ones(len(objections), dtype=np.int64)
+    at = 0
+    while at < len(objections):
+        if objections[at]:
+            starts[min(at + 1, len(objections) - 1)] = 0
+            at += 1
+        at += 1
+    starts[0] = 1
+    return (np.cumsum(starts) - 1)[groups]
 
 
 def cell_sums(

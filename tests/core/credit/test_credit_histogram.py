@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from fedshare.credit.histogram import CELLS, ScoreHistogram, cell_counts, cell_sums, merge_cells
+from fedshare.credit.histogram import CELLS, ScoreHistogram, cell_counts, cell_sums, join_groups, merge_cells
 from fedshare.credit.metrics import ks
 from fedshare.errors import DataError, ParameterError
 
@@ -101,3 +101,17 @@ def test_a_histogram_with_a_missing_array_is_refused():
     del document["odds"]
     with pytest.raises(ParameterError):
         ScoreHistogram.from_json(document)
+
+
+@given(st.integers(1, 12), st.data())
+def test_groups_that_are_objected_to_join_a_neighbour_until_one_is_left(count, data):
+    groups = np.sort(
+        np.append(np.arange(count), data.draw(st.lists(st.integers(0, count - 1), max_size=20)))
+    ).astype(np.int64)
+    objections = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    joined = join_groups(groups, objections)
+    assert joined[0] == 0
+    assert set(np.diff(joined)) <= {0, 1}
+    assert joined[-1] + 1 >= max(1, count - objections.sum(), count // 2)
+    for group in np.flatnonzero(objections):
+        assert count == 1 or np.unique(groups[joined == joined[groups == group][0]]).size > 1
