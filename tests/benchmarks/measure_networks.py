@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EPSILONS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
-SEEDS = 5
+SEEDS = 3
 DELTA = 1e-5
 CATEGORICAL = ("sex", "education", "marriage")
 RANGES = {
@@ -116,7 +116,7 @@ def private(customers: Customers) -> Iterator[dict[str, Any]]:
     for epsilon in EPSILONS:
         multiplier = noise_multiplier(epsilon, DELTA, PRIVATE_RATE, PRIVATE_ROUNDS)
         noise = Noise(multiplier, 1.0, PRIVATE_RATE, lot, 4)
-        found = [network_auc(customers, parts, model, noise=noise, seed=seed) for seed in range(3)]
+        found = [network_auc(customers, parts, model, noise=noise, seed=seed) for seed in range(SEEDS)]
         yield {
             "measure": "private",
             "epsilon": epsilon,
@@ -124,8 +124,8 @@ def private(customers: Customers) -> Iterator[dict[str, Any]]:
             "noise_multiplier": round(multiplier, 3),
             **summary(found),
         }
-    plain = NetworkModel(**MLP, rounds=60, patience=10)
-    found = [network_auc(customers, parts, plain, seed=seed) for seed in range(3)]
+    plain = NetworkModel(**MLP, rounds=100, patience=15)
+    found = [network_auc(customers, parts, plain, seed=seed) for seed in range(SEEDS)]
     yield {"measure": "private", "epsilon": None, **summary(found)}
 
 
@@ -136,26 +136,24 @@ def non_iid(customers: Customers) -> Iterator[dict[str, Any]]:
         "fedprox": {"proximal": 1.0},
         "fedadam": {"server_learning_rate": 0.03},
     }
-    everyone = np.zeros(len(customers.labels), dtype=int)
+    everyone = customers.parts(np.zeros(len(customers.labels), dtype=int))
     for kind in ("mlp", "resnet"):
-        model = NetworkModel(kind=kind, rounds=60, patience=10)
-        found = [network_auc(customers, customers.parts(everyone), model, seed=seed) for seed in range(2)]
-        yield {"measure": "non-iid", "kind": kind, "alpha": "pooled", **summary(found)}
-        for alpha in (1.0, 100.0):
-            owner = dirichlet(customers.labels, 8, alpha)
-            rates = [customers.labels[owner == bank].mean() for bank in range(8)]
+        found = network_auc(customers, everyone, NetworkModel(kind=kind, rounds=100, patience=15))
+        yield {"measure": "non-iid", "kind": kind, "alpha": "pooled", **summary([found])}
+    for alpha in (100.0, 1.0):
+        owner = dirichlet(customers.labels, 8, alpha)
+        rates = [customers.labels[owner == bank].mean() for bank in range(8)]
+        for kind in ("mlp", "resnet"):
             for algorithm, settings in algorithms.items():
-                model = NetworkModel(kind=kind, rounds=60, patience=10, algorithm=algorithm, **settings)
-                found = [
-                    network_auc(customers, customers.parts(owner), model, seed=seed) for seed in range(3)
-                ]
+                model = NetworkModel(kind=kind, rounds=100, patience=15, algorithm=algorithm, **settings)
+                found = network_auc(customers, customers.parts(owner), model)
                 yield {
                     "measure": "non-iid",
                     "kind": kind,
                     "alpha": alpha,
                     "default_rates": [round(min(rates), 3), round(max(rates), 3)],
                     "algorithm": algorithm,
-                    **summary(found),
+                    **summary([found]),
                 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from fedshare.training.network.registry import build_network
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,6 +42,17 @@ def contract_bins(contract: Contract) -> list[ColumnBins] | None:
     """Return the bins of the banks' columns if they follow from the contract alone, as a private network needs it."""
     private = contract.privacy.network
     return None if private is None else public_bins(contract.banks()[0].columns, private.ranges)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: steps over a few hundred customers are too short to share, and threads wait by spinning."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class BankNetwork:
@@ -100,20 +112,22 @@ class BankNetwork:
     def train(self, channel: Channel) -> list[Round]:
         """Take all rounds of the contract, and return the losses before each and after the last."""
         self._channel = channel
-        self._training.start()
-        while not self._training.is_over:
-            found = self._training.round()
-            self._report(
-                Progress("train", len(self._training.history), "network", found.loss, found.holdout_loss)
-            )
-        return [*self._training.history, self._training.finish()]
+        with _one_thread():
+            self._training.start()
+            while not self._training.is_over:
+                found = self._training.round()
+                self._report(
+                    Progress("train", len(self._training.history), "network", found.loss, found.holdout_loss)
+                )
+            return [*self._training.history, self._training.finish()]
 
     def follow(self, channel: Channel, offsets: NDArray[np.float64]) -> None:
         """Take the rounds after one iteration of the search, whose scores are ``offsets``, shape ``[c]``."""
         self._channel = channel
         self._customers.set_offsets(offsets)
-        for _ in range(self._model.rounds_per_iteration):
-            self._training.round()
+        with _one_thread():
+            for _ in range(self._model.rounds_per_iteration):
+                self._training.round()
 
     def settle(self, step: Step) -> Step:
         """Return the outcome of an iteration of the search, after going back to the best network if the search does."""
