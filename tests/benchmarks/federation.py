@@ -270,6 +270,13 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+class _Sums:
+    """``SumMemory`` of a party whose every run is its first."""
+
+    def extend_sums(self, choose: Any) -> None:
+        choose(bytes(32), [])
+
+
 @dataclass
 class _Platform:
     """A node's process around its service; what it reports is kept for the benchmark."""
@@ -291,6 +298,7 @@ class _Platform:
     def __post_init__(self) -> None:
         self.identity = self.work.identity(self.party)
         self.withdrawals = NodeState(self.folder)
+        self.sums = _Sums()
         self.privacy = PrivacyAccount(self.party, PrivacyConfig(), NodeState(self.folder), self.now)
 
     def now(self) -> datetime:
@@ -321,9 +329,6 @@ class _Platform:
         pass
 
     def portfolio(self, contract: Contract) -> None:
-        pass
-
-    def remember_training(self, _contract: Contract, _run_id: int, _now: Any) -> None:
         pass
 
     def load_table(self, _contract: Contract) -> Any:

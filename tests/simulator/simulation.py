@@ -26,7 +26,6 @@ from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
 from fedshare.errors import PartyLostError, RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
-from fedshare.privacy.differences import verify_apart
 from fedshare.sealed.randomness import Stream
 from fedshare_clients.node.bank_portfolio import BankPortfolio, StoredAnswer
 from fedshare_clients.node.config import PrivacyConfig
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
     from fedshare.privacy.budget import Spending
-    from fedshare.privacy.differences import TrainedOn
+    from fedshare.privacy.differences import Marks
     from fedshare_clients.node.progress import Progress
 
 CODE_DIGEST = "c0" * 32
@@ -164,6 +163,16 @@ class MemoryBudget:
         return changed
 
 
+class MemorySums:
+    """What a state folder remembers of the customers in earlier sums."""
+
+    def __init__(self) -> None:
+        self.stored: list[Marks] = []
+
+    def extend_sums(self, choose: Callable[[bytes, list[Marks]], Iterable[Marks]]) -> None:
+        self.stored += choose(bytes(range(32)), list(self.stored))
+
+
 class MemoryWithdrawals:
     """What a state folder remembers of consents that were taken back."""
 
@@ -201,12 +210,12 @@ class MemoryPlatform:
     failure: FedshareError | None = None
     seen: list[Progress] = field(default_factory=list)
     spent: dict[tuple[str, str], int] = field(default_factory=dict)
-    trained_on: list[TrainedOn] = field(default_factory=list)
     said: list[Statement] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     logged: dict[int, int | None] = field(default_factory=dict)
     unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
+    sums: MemorySums = field(default_factory=MemorySums)
     privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
     remembered: list[StoredAnswer] = field(default_factory=list)
 
@@ -226,11 +235,6 @@ class MemoryPlatform:
         if earlier + amount <= limit:
             self.spent[contract.digest(), what] = earlier + amount
         return earlier
-
-    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
-        for before in self.trained_on:
-            verify_apart(now, before, contract.minimum_cohort, self.party)
-        self.trained_on.append(now)
 
     def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
         """``logged`` is what the witnessed log says of runs; of those that are not in it, what the coordinator says."""

@@ -131,18 +131,6 @@ def test_no_more_runs_begin_than_the_contract_allows() -> None:
     assert len(simulation.exchange.crossed) == crossed
 
 
-def test_a_second_run_without_three_customers_is_refused_before_anybody_is_counted() -> None:
-    simulation = tiny()
-    assert {reply["status"] for reply in simulation.run(1).values()} == {"ok"}
-    bank = simulation.platforms["bank"]
-    bank.table = bank.table.take(np.arange(len(bank.table) - 3))
-    crossed = len(simulation.exchange.crossed)
-    replies = simulation.run(2)
-    assert (replies["bank"]["status"], replies["bank"]["code"]) == ("refused", "few_customers_changed")
-    steps = {envelope.step.split("/")[0] for envelope in simulation.exchange.crossed[crossed:]}
-    assert not steps & {"CountQuery", "SealedProduct"}
-
-
 def test_hellos_that_lead_to_no_run_count_as_none() -> None:
     simulation = tiny(max_runs=1)
     for run_id in (1, 2):

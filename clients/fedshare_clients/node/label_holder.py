@@ -20,7 +20,6 @@ from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, jo
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
-from fedshare.privacy.differences import TrainedOn
 from fedshare.privacy.randomised_response import label_bound
 from fedshare.sealed import (
     OfferedSecret,
@@ -40,6 +39,7 @@ from .bank_network import BankNetwork, contract_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
+from .held_back import held_back
 from .masks import masked
 from .progress import Progress
 from .shared_customers import count_shared
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .bank_portfolio import BankPortfolio
     from .channel import Channel
     from .data.table import Table
+    from .held_back import SumMemory
     from .progress import ProgressSink
 
 __all__ = ["LabelHolder"]
@@ -73,11 +74,13 @@ class LabelHolder:
         randomness: Randomness,
         report: ProgressSink,
         outcomes: Callable[[Table], NDArray[np.float64]],
+        memory: SumMemory,
         portfolio: BankPortfolio | None = None,
     ) -> None:
         """Take the customers.
 
         ``outcomes`` returns what training uses of the labels of a table: with label privacy, debiased noisy ones.
+        ``memory`` knows over whom the sums of earlier runs were.
         ``portfolio`` has their exposures, if the contract has those added up.
 
         Raises:
@@ -101,6 +104,7 @@ class LabelHolder:
         self._randomness = randomness
         self._report = report
         self._outcomes = outcomes
+        self._memory = memory
         self._portfolio = portfolio
         self._exposures: dict[str, Any] | None = None
         if portfolio is not None:
@@ -130,26 +134,29 @@ class LabelHolder:
             self._universe[holder] = len(tags) // TAG_BYTES
         known = [found[holder] >= 0 for holder in self._holders]
         aligned = np.flatnonzero(np.all(known, axis=0)) if known else np.arange(len(identifiers))
-        self._positions = {holder: found[holder][aligned] for holder in self._holders}
-        self._pad_keys = {holder: pad_keys[holder][aligned] for holder in self._holders}
         self._coverage = {holder: int(np.count_nonzero(found[holder] >= 0)) for holder in self._holders}
-        self._aligned = self._table.take(aligned)
-        self._labels = self._outcomes(self._aligned)
-        self._training = _training_mask(
-            self._aligned.identifiers, self._holdout_seed, self._contract.holdout_share
-        )
+        taking_part = self._without_held_back(aligned)
+        self._positions = {holder: found[holder][taking_part] for holder in self._holders}
+        self._pad_keys = {holder: pad_keys[holder][taking_part] for holder in self._holders}
         self._verify_cohort(len(self._table), len(aligned))
         self._shared: dict[str, int] | None = None
         if self._contract.between_banks.count_shared_customers and self._sums.others:
             self._shared = count_shared(channel, self._banks, self._aligned.identifiers, self._randomness)
+        held = f", {self._held_back} of them held back" if self._held_back else ""
         self._report(
-            Progress("align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder")
+            Progress(
+                "align", 0, f"{len(aligned)} of {len(self._table)} customers known to every holder{held}"
+            )
         )
 
-    def trained_on(self) -> TrainedOn:
-        """Return whom this run trains on, for comparison with other runs of this bank."""
-        training = self._aligned.take(self._training)
-        return TrainedOn.of(self._holdout_seed, training.identifiers, training.label, training.weight)
+    def _without_held_back(self, aligned: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take the customers in the rows ``aligned`` but those that have to stay out, and return the rows."""
+        table, seed, share = self._table.take(aligned), self._holdout_seed, self._contract.holdout_share
+        labels, training = self._outcomes(table), _training_mask(table.identifiers, seed, share)
+        kept = np.flatnonzero(~held_back(self._memory, self._contract, self._party, table, labels, training))
+        self._held_back = len(aligned) - len(kept)
+        self._aligned, self._labels, self._training = table.take(kept), labels[kept], training[kept]
+        return aligned[kept]
 
     def prepare(self, channel: Channel) -> None:
         """Exchange the shares of every query to come and let the holders count the training customers per bin."""
@@ -273,7 +280,8 @@ class LabelHolder:
 
         return {
             "customers": len(self._table),
-            "aligned": len(self._aligned),
+            "aligned": len(self._aligned) + self._held_back,
+            "held_back": self._held_back,
             "coverage": self._coverage,
             "training": int(self._training.sum()),
             "holdout": int(holdout.sum()),
@@ -344,8 +352,8 @@ class LabelHolder:
         classes = np.unique(self._labels[self._training])
         if np.count_nonzero(self._training) < needed or np.count_nonzero(~self._training) < needed:
             raise DataError(
-                f"{aligned} customers take part; training and held-out customers must each number "
-                f"at least the contract's minimum cohort of {needed}",
+                f"{aligned} customers are aligned, {self._held_back} of them held back; training and held-out ones must "
+                f"each number at least the contract's minimum cohort of {needed}",
                 party=self._party,
             )
         if len(classes) < 2 or len(np.unique(self._labels[~self._training])) < 2:

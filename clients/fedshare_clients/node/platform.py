@@ -20,7 +20,6 @@ from fedshare.audit.notes import NoteKey
 from fedshare.contract.codedigest import installed_code_digest
 from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.errors import FedshareError, RefusedError
-from fedshare.privacy.differences import verify_apart
 from fedshare.scoring.answer import Band
 from fedshare_clients.auditor.witness import Witness
 
@@ -46,11 +45,11 @@ if TYPE_CHECKING:
 
     from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
-    from fedshare.privacy.differences import TrainedOn
 
     from .config import NodeConfig
     from .consents import Withdrawals
     from .data import Table
+    from .held_back import SumMemory
     from .progress import Progress, ProgressSink
     from .state import NodeState
     from .supernode import SuperNode
@@ -84,6 +83,7 @@ class NodePlatform:
         self.receive_timeout_seconds = config.limits.receive_timeout_seconds
         self.randomness = os.urandom
         self.withdrawals: Withdrawals = state
+        self.sums: SumMemory = state
         self.scoring = ScoringSettings()
         if config.scoring is not None:
             self.scoring = ScoringSettings(
@@ -132,12 +132,6 @@ class NodePlatform:
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
         return self._state.spend(contract.digest(), what, amount, limit)
-
-    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
-        """Check and store in the node's state whom a run trains on; see ``NodeState.remember_training``."""
-        self._state.remember_training(
-            run_id, now, lambda before: verify_apart(now, before, contract.minimum_cohort, self.party)
-        )
 
     def verify_own_approval(self, contract: Contract) -> None:
         """Check in the node's state that this party has not taken its approval back.

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare.identity.keys import IdentityKey
     from fedshare.identity.session import Session
-    from fedshare.privacy.differences import TrainedOn
     from fedshare.sealed.randomness import Randomness
 
     from .bank_portfolio import BankPortfolio
     from .channel import Transport
     from .consents import Withdrawals
     from .data.table import Table
+    from .held_back import SumMemory
     from .privacy import PrivacyAccount
     from .progress import ProgressSink
     from .serving import ScoringSettings
@@ -70,6 +70,7 @@ class Platform(Protocol):
     scoring: ScoringSettings
     withdrawals: Withdrawals
     privacy: PrivacyAccount
+    sums: SumMemory
     receive_timeout_seconds: float
     randomness: Randomness
 
@@ -99,13 +100,6 @@ class Platform(Protocol):
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
-
-    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
-        """Durably note whom a run trains on.
-
-        Raises:
-            RefusedError: it differs from an earlier run by too few customers.
-        """
 
     def verify_own_approval(self, contract: Contract) -> None:
         """Check that this party has not taken its approval back; asks nobody.
@@ -261,8 +255,6 @@ class NodeService:
         elif phase == "align":
             role.align(channel)
         elif phase == "prepare":
-            if isinstance(role, LabelHolder):
-                self._platform.remember_training(run.contract, run_id, role.trained_on())
             self._spend_privacy(run_id, run)
             role.prepare(channel)
         elif phase == "train":
@@ -355,6 +347,7 @@ class NodeService:
                 platform.randomness,
                 report,
                 partial(platform.privacy.outcomes, contract),
+                platform.sums,
                 platform.portfolio(contract),
             )
         return role, table.digest()

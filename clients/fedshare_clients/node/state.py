@@ -10,13 +10,14 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     witness-key.pem       cosigns the coordinator's audit log (Ed25519)
     private-log-key.pem   signs this institution's own audit log (Ed25519)
     holdout-seed          decides which customers are held out (label holders)
-    label-key             decides which outcomes are flipped where a contract asks for noise (label holders)
+    label-key             decides which outcomes are flipped where a contract asks for noise, and hides the customers whom
+                          this node remembers (label holders)
     coordinator-ca.pem    the coordinator's authority, from enrolment
     log-trust.json        the keys of the coordinator's audit log, from enrolment
     seen.checkpoint       the last tree of that log on which this node acted
     witness/              the last tree of that log that this node cosigned; never restore it from a backup
-    node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, whom runs
-                          trained on (keyed hashes), runs
+    node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs,
+                          over whom their sums were
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
     portfolios/CONTRACT/  what earlier portfolios showed, and the own holdings at that time
@@ -25,6 +26,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import sqlite3
@@ -32,6 +34,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -48,10 +51,10 @@ from fedshare.errors import ConfigError, ProtocolError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.budget import Spending
-from fedshare.privacy.differences import TrainedOn
+from fedshare.privacy.differences import Marks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -69,7 +72,6 @@ CREATE TABLE IF NOT EXISTS decisions (
 CREATE TABLE IF NOT EXISTS revocations (digest TEXT PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (
     digest TEXT NOT NULL, what TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (digest, what));
-CREATE TABLE IF NOT EXISTS trained_on (run_id TEXT PRIMARY KEY, customers BLOB NOT NULL, outcomes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS privacy (
     run_id TEXT NOT NULL, mechanism TEXT NOT NULL, scope TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL,
     spent_at TEXT NOT NULL);
@@ -81,6 +83,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     epoch TEXT NOT NULL, customer BLOB NOT NULL, outcome BLOB NOT NULL, PRIMARY KEY (epoch, customer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawals (
     consent TEXT PRIMARY KEY, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -461,25 +464,6 @@ class NodeState:
                 )
         return earlier
 
-    def remember_training(self, run_id: int, now: TrainedOn, verify: Callable[[TrainedOn], None]) -> None:
-        """Store whom a run trains on, if ``verify`` lets it pass after each earlier run; on the disk when this returns.
-
-        Raises:
-            RefusedError: of ``verify``; nothing is stored then.
-            StorageError: the disk refused; nothing may be sent then.
-        """
-        with self._database() as database:
-            database.execute("BEGIN IMMEDIATE")
-            earlier = [
-                TrainedOn(*row) for row in database.execute("SELECT customers, outcomes FROM trained_on")
-            ]
-            for each in earlier:
-                verify(each)
-            if now not in earlier:
-                database.execute(
-                    "INSERT INTO trained_on VALUES (?, ?, ?)", (str(run_id), now.customers, now.outcomes)
-                )
-
     def privacy_spent(self) -> list[Spending]:
         """Return everything that runs have taken of the privacy budget, in order."""
         with self._database() as database:
@@ -527,6 +511,17 @@ class NodeState:
                 rows = ((epoch, customer, outcome) for customer, outcome in outcomes.items())
                 database.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", rows)
         return changed
+
+    def extend_sums(self, choose: Callable[[bytes, list[Marks]], Sequence[Marks]]) -> None:
+        """Remember over whom the sums of a run are; see ``held_back.SumMemory``."""
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            rows = database.execute("SELECT customers, outcomes FROM summed ORDER BY rowid").fetchall()
+            earlier = [Marks(*(np.frombuffer(each, dtype="<u8") for each in row)) for row in rows]
+            for marks in choose(hmac.digest(self.label_key(), b"fedshare sums", "sha256"), earlier):
+                stored = tuple(each.astype("<u8").tobytes() for each in (marks.customers, marks.outcomes))
+                if stored not in rows:
+                    database.execute("INSERT INTO summed VALUES (?, ?)", stored)
 
     def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
         """Remember that a consent was taken back; see ``consents.Withdrawals``."""

@@ -1,10 +1,18 @@
-"""Whether two runs are far enough apart that the difference of their sums says nothing of a single customer.
+"""Whom a bank lets into the sums of a run, so that no runs together show the sum over few of its customers.
 
-A feature holder sees, run after run, the training customers per bin and sums of their residuals. If one customer came
-or went between two runs, the difference of the counts is that customer's row of bins, and the holder looks up whose it
-is; if one outcome changed, the difference of the first sums says whose and how. So a bank trains on the very customers
-and outcomes of an earlier run, or on a set that differs from it by at least the minimum cohort. It remembers whom it
-trained on as keyed hashes.
+Everybody who sees the sums of two runs sees their difference. If one customer came or went between them, the difference
+of the counts per bin is that customer's row, and that of the first residuals its outcome. So a bank remembers, as keyed
+hashes, over whom the sums of every run were, under whatever contract, and holds customers back:
+
+- new customers, as long as they are fewer than the minimum cohort;
+- beside customers that left, as many others that were in the same runs as them as make up the minimum cohort.
+
+The rule covers every linear combination of the sums of all runs, not pairs alone. Customers that were in the same sums are
+an *atom*; a combination has one coefficient per atom, and one that shows few customers is zero at every atom of the minimum
+cohort. None exists if the membership of every smaller atom is a linear combination of those of the large ones. A customer
+whose outcome or weight changed counts, for the sums of outcomes, as one that left and another that came.
+
+    >>> held = hold_back(customers, groups, earlier, minimum_cohort, party="bank")
 """
 
 from __future__ import annotations
@@ -12,6 +20,7 @@ from __future__ import annotations
 import hmac
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,22 +32,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TrainedOn", "verify_apart"]
+__all__ = ["Marks", "hold_back"]
 
-_HASH_BYTES = 8
+_ABSENT = -1
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedOn:
-    """Whom a run trained on: one keyed hash of 8 bytes each, sorted.
+@dataclass(frozen=True, slots=True, eq=False)
+class Marks:
+    """Customers as keyed hashes of 8 bytes; two of a million share one with a chance of 3e-8.
 
     Attributes:
-        customers: of the identifiers.
-        outcomes: of identifier, label and weight together.
+        customers: of the identifiers, shape ``[n]``, uint64.
+        outcomes: of identifier, outcome and weight together, shape ``[n]``.
     """
 
-    customers: bytes
-    outcomes: bytes
+    customers: NDArray[np.uint64]
+    outcomes: NDArray[np.uint64]
 
     @classmethod
     def of(
@@ -47,46 +56,141 @@ class TrainedOn:
         identifiers: Sequence[bytes],
         labels: NDArray[np.float64],
         weights: NDArray[np.float64],
-    ) -> TrainedOn:
-        """Return the hashes under ``key``, 32 bytes that only this bank has."""
-        numbers = zip(labels.tolist(), weights.tolist(), strict=True)
-        ends = [struct.pack("<dd", *each) for each in numbers]
-        return cls(
-            _hashes(key, b"customer|", identifiers),
-            _hashes(key, b"outcome|", [end + each for end, each in zip(ends, identifiers, strict=True)]),
-        )
+    ) -> Marks:
+        """Return the marks under ``key``, 32 bytes that only this bank has; labels as training uses them."""
+        numbers = [struct.pack("<dd", *each) for each in zip(labels.tolist(), weights.tolist(), strict=True)]
+        outcomes = [number + each for number, each in zip(numbers, identifiers, strict=True)]
+        return cls(_hashes(key, b"customer|", identifiers), _hashes(key, b"outcome|", outcomes))
 
-    def least_difference(self, other: TrainedOn) -> int:
-        """Return by how many customers the two differ, or by how many outcomes if that is fewer; 0 only if by none."""
-        differences = {
-            _difference(self.customers, other.customers),
-            _difference(self.outcomes, other.outcomes),
-        } - {0}
-        return min(differences, default=0)
+    def take(self, chosen: NDArray[np.bool_]) -> Marks:
+        """Return the marks of the ``chosen``, in an order that says nothing."""
+        return Marks(np.sort(self.customers[chosen]), np.sort(self.outcomes[chosen]))
 
 
-def verify_apart(now: TrainedOn, before: TrainedOn, minimum_cohort: int, party: str) -> None:
-    """Check that a run on ``now`` after one on ``before`` shows nothing of fewer customers than the minimum cohort.
+def hold_back(
+    marks: Marks, groups: NDArray[np.int64], earlier: Sequence[Marks], minimum: int, *, party: str
+) -> NDArray[np.bool_]:
+    """Return which customers must not enter a run, shape ``[n]``.
+
+    Args:
+        marks: of all customers that could.
+        groups: which of the run's sums each would enter, numbered from 0: those of training, or of held-out customers.
+        earlier: who was in each sum of every earlier run.
+        minimum: the minimum cohort.
+        party: this bank, for the error.
 
     Raises:
-        RefusedError: it would; the message does not say how many differ.
+        RefusedError: ``few_customers_changed``: too few of those who were in the same runs as a customer that left are still
+            there to be held back with it. The message does not say how many.
     """
-    if 0 < now.least_difference(before) < minimum_cohort:
-        raise RefusedError(
-            "few_customers_changed",
-            f"training customers or their outcomes differ from those of an earlier run for fewer than {minimum_cohort}: "
-            "a holder could tell from the difference who they are; train on the earlier rows, or when more have changed",
-            party=party,
-        )
+    if not len(groups):
+        return np.zeros(0, dtype=np.bool_)
+    levels = [
+        _Level(marks.customers, [each.customers for each in earlier], int(groups.max()) + 1),
+        _Level(marks.outcomes, [each.outcomes for each in earlier], int(groups.max()) + 1),
+    ]
+    places = groups.copy()
+    # Each step holds back one customer more at least.
+    while True:
+        found = (level.problem(places, minimum, party) for level in levels)
+        rows = next((each for each in found if each is not None), None)
+        if rows is None:
+            held: NDArray[np.bool_] = places == _ABSENT
+            return held
+        places[rows] = _ABSENT
 
 
-def _hashes(key: bytes, domain: bytes, texts: Sequence[bytes]) -> bytes:
-    digests = b"".join(hmac.digest(key, domain + text, "sha256")[:_HASH_BYTES] for text in texts)
-    return np.sort(np.frombuffer(digests, dtype="<u8")).tobytes()
+class _Level:
+    """The memberships of one kind of mark: a column per earlier sum, and one per sum of this run."""
+
+    def __init__(
+        self, now: NDArray[np.uint64], earlier: Sequence[NDArray[np.uint64]], group_count: int
+    ) -> None:
+        self._items, at = np.unique(np.concatenate([now, *earlier]), return_inverse=True)
+        self._item_of_row = at[: len(now)]
+        self._row_of_item = np.full(len(self._items), -1, dtype=np.int64)
+        self._row_of_item[self._item_of_row] = np.arange(len(now))
+        self._before = np.zeros((len(self._items), len(earlier)), dtype=np.bool_)
+        for column, each in enumerate(earlier):
+            self._before[np.searchsorted(self._items, each), column] = True
+        self._group_count = group_count
+
+    def problem(self, places: NDArray[np.int64], minimum: int, party: str) -> NDArray[np.int64] | None:
+        """Return the rows to hold back next, or None if no combination of sums shows few customers."""
+        place = np.full(len(self._items), _ABSENT)
+        place[self._item_of_row] = places
+        now = place[:, None] == np.arange(self._group_count)
+        atoms, atom_of_item, sizes = _distinct(np.hstack([self._before, now]))
+        past = atoms[:, : self._before.shape[1]]
+        # What earlier sums show of few customers, under a smaller cohort, they show for good: such customers stay together.
+        classes, class_of_atom, _ = _distinct(past)
+        class_sizes = np.bincount(class_of_atom, sizes, len(classes)).astype(np.int64)
+        shown = _outside(classes, class_sizes >= minimum)
+        whole = shown[class_of_atom] & (sizes == class_sizes[class_of_atom])
+        outside = _outside(atoms, (sizes >= minimum) | whole)
+        if not outside.any():
+            return None
+        present = atoms[:, self._before.shape[1] :].any(axis=1)
+        if (outside & present).any():
+            return self._row_of_item[(outside & present)[atom_of_item]]
+        left = int(np.argmax(outside))
+        lacking = minimum - int(sizes[left])
+        alike = present & (class_of_atom == class_of_atom[left]) & (sizes >= minimum + lacking)
+        if not alike.any():
+            raise RefusedError(
+                "few_customers_changed",
+                f"customers of earlier runs are gone, or have another outcome, and too few are left to hold {minimum} back "
+                "together: the runs' difference would show them; take their earlier rows, or wait until more have changed",
+                party=party,
+            )
+        # Items ascend by keyed hash: which come first says nothing about them.
+        company = np.flatnonzero(atom_of_item == np.argmax(np.where(alike, sizes, 0)))[:lacking]
+        return self._row_of_item[company]
 
 
-def _difference(one: bytes, other: bytes) -> int:
-    """Return the larger number of hashes that only one of the two has."""
-    ours, theirs = np.frombuffer(one, dtype="<u8"), np.frombuffer(other, dtype="<u8")
-    common = len(np.intersect1d(ours, theirs, assume_unique=True))
-    return max(len(ours), len(theirs)) - common
+def _distinct(
+    rows: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct rows, which of them each row is, and how often each occurs."""
+    if not rows.shape[1]:
+        return rows[:1], np.zeros(len(rows), dtype=np.int64), np.array([len(rows)])
+    packed = np.ascontiguousarray(np.packbits(rows, axis=1))
+    words = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, of_row, counts = np.unique(words, return_index=True, return_inverse=True, return_counts=True)
+    return rows[first], of_row.ravel().astype(np.int64), counts.astype(np.int64)
+
+
+def _outside(memberships: NDArray[np.bool_], is_large: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are no linear combination of the large ones, exactly; rows of zeros always are one."""
+    span = _Span()
+    for row in memberships[is_large]:
+        span.add(row)
+    return np.array([not large and span.lacks(row) for row, large in zip(memberships, is_large, strict=True)])
+
+
+class _Span:
+    """The rational combinations of some rows of zeros and ones."""
+
+    def __init__(self) -> None:
+        self._basis: list[tuple[int, list[Fraction]]] = []
+
+    def add(self, row: NDArray[np.bool_]) -> None:
+        rest = self._reduced(row)
+        pivot = next((at for at, value in enumerate(rest) if value), None)
+        if pivot is not None:
+            self._basis.append((pivot, [value / rest[pivot] for value in rest]))
+
+    def lacks(self, row: NDArray[np.bool_]) -> bool:
+        return any(self._reduced(row))
+
+    def _reduced(self, row: NDArray[np.bool_]) -> list[Fraction]:
+        rest = [Fraction(int(value)) for value in row]
+        for pivot, basis in self._basis:
+            if factor := rest[pivot]:
+                rest = [value - factor * each for value, each in zip(rest, basis, strict=True)]
+        return rest
+
+
+def _hashes(key: bytes, domain: bytes, texts: Sequence[bytes]) -> NDArray[np.uint64]:
+    digests = b"".join(hmac.digest(key, domain + text, "sha256")[:8] for text in texts)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

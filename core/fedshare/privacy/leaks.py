@@ -71,8 +71,8 @@ _NOTHING = "nothing"
 _SENT = "nothing: sends it"
 _SIZES = "number and size of the envelopes"
 _SUMS = (
-    "in every run first how many customers are in each of its bins, zero and small numbers included, then "
-    "sums of their residuals over bins of at least"
+    "in every run first how many training customers are in each of its bins, small numbers included (0: no "
+    "enterprise of the bin is one; as many as the bin has rows: all are), then sums of their residuals over bins of at least"
 )
 _EQUATIONS = (
     "where its columns alone nearly determine the score, it could set up and solve equations for who is a "
@@ -208,7 +208,8 @@ LEDGER: tuple[Leak, ...] = (
         sender="label_holder",
         recipient="feature_holder",
         sealed=True,
-        feature_holder="training customers in each of its bins, zero and small numbers included, not who",
+        feature_holder="training customers in each of its bins, small numbers included: a count of 0 says that no "
+        "enterprise of the bin is one, a count of all its rows that all are",
         label_holder=_SENT,
         coordinator="size of the universe and number of bins, from the size",
         auditor=_SIZES,
@@ -569,11 +570,21 @@ def _holder_learns(contract: Contract, holder: Party) -> list[str]:
     return [
         f"how many identifiers each bank asks for, {contract.alignment.quota:,} or fewer, and not which",
         f"{counted} over all banks: {_SUMS} {cohort:,}",
+        _differences(contract),
         f"if its universe has fewer than {sums:,} rows: {_EQUATIONS}",
         "how the bank weighs the directions of all holders together",
         *_label_noise(contract),
         *_scoring_shows_holder(contract),
     ]
+
+
+def _differences(contract: Contract) -> str:
+    """Return what runs say beside one another, to whoever sees sums over customers."""
+    return (
+        "by comparing runs, of any contract, sums over customers that came, left or have another outcome: of a bank over "
+        f"{contract.minimum_cohort:,} or more together, which may be few in a single bin; if instead columns changed, what "
+        "that moved between bins"
+    )
 
 
 def _label_noise(contract: Contract) -> list[str]:
@@ -604,13 +615,14 @@ def _banks_learn(contract: Contract) -> list[str]:
     lines = [
         f"{coarse}, {fine}; small numbers included, not who",
         "the weights of customers and of defaults in all",
+        _differences(contract),
         f"{leads} {at}",
         "held-out customers of all banks per cell of scores, and outcomes over cells of the minimum cohort in all",
     ]
     if contract.bank_model:
         lines.append(_network_updates(contract, contract.bank_model))
     if not contract.holders():
-        del lines[2]  # nobody leads a search
+        lines = [line for line in lines if not line.startswith(leads)]  # nobody leads a search
     if contract.between_banks.count_shared_customers:
         lines.append(
             "of each: how many customers it shares with this bank, and how many it has to a factor of two"

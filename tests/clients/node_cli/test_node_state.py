@@ -8,10 +8,11 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedshare.errors import ConfigError, RefusedError, StorageError
-from fedshare.privacy.differences import TrainedOn
+from fedshare.privacy.differences import Marks
 from fedshare_clients.node.config import load_config, parse_config
 from fedshare_clients.node.state import NodeState, RunRecord, write_private
 
@@ -159,27 +160,6 @@ def test_a_withdrawn_consent_is_remembered_with_its_enterprise(state):
     assert again.withdrawn_enterprises() == {b"enterprise"}
 
 
-def test_whom_runs_trained_on_is_compared_with_every_earlier_run_and_survives_the_process(state):
-    first, second = TrainedOn(b"a" * 8, b"b" * 8), TrainedOn(b"c" * 8, b"d" * 8)
-    compared = []
-    state.remember_training(1, first, compared.append)
-    state.remember_training(2, second, compared.append)
-    NodeState(state.folder).remember_training(3, first, compared.append)
-    assert compared == [first, first, second]
-
-
-def test_what_is_refused_is_not_remembered(state):
-    def refuse(_before):
-        raise RefusedError("few_customers_changed", "too few")
-
-    state.remember_training(1, TrainedOn(b"a" * 8, b"b" * 8), refuse)
-    with pytest.raises(RefusedError):
-        state.remember_training(2, TrainedOn(b"c" * 8, b"d" * 8), refuse)
-    compared = []
-    state.remember_training(3, TrainedOn(b"a" * 8, b"b" * 8), compared.append)
-    assert len(compared) == 1
-
-
 def test_the_files_of_a_run_are_private(state):
     path = state.write_run_json(7, "result.json", {"rows": 1})
     assert path == state.folder / "runs" / "7" / "result.json"
@@ -243,3 +223,28 @@ def test_a_bank_with_prices_and_a_portfolio_loads(tmp_path):
     config = parse_config(BANK + PRICES + WHERE, tmp_path / "node.yaml")
     assert config.pricing.terms().cost == pytest.approx(0.03)
     assert config.portfolio.exposure == "turnover"
+
+
+def test_over_whom_sums_were_is_remembered_once_each_and_survives_the_process(state):
+    first = Marks(np.array([1, 2], dtype=np.uint64), np.array([3, 4], dtype=np.uint64))
+    seen = []
+
+    def choose(key, earlier):
+        seen.append((key, [each.customers.tolist() for each in earlier]))
+        return [first]
+
+    for _ in range(3):
+        NodeState(state.folder).extend_sums(choose)
+    assert [earlier for _, earlier in seen] == [[], [[1, 2]], [[1, 2]]]
+    assert len({key for key, _ in seen}) == 1
+
+
+def test_sums_that_are_refused_are_not_remembered(state):
+
+    def refuse(_key, _earlier):
+        raise RefusedError("few_customers_changed", "too few")
+
+    with pytest.raises(RefusedError):
+        state.extend_sums(refuse)
+    state.extend_sums(lambda _key, earlier: earlier)
+    state.extend_sums(lambda _key, earlier: [] if not earlier else pytest.fail("something was remembered"))

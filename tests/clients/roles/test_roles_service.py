@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
-    from fedshare.privacy.differences import TrainedOn
     from fedshare.sealed.randomness import Randomness
     from fedshare_clients.node.data import Table
     from fedshare_clients.node.progress import ProgressSink
@@ -55,9 +54,6 @@ class FailingPlatform:
         raise self.error
 
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
-        raise self.error
-
-    def remember_training(self, contract: Contract, run_id: int, now: TrainedOn) -> None:
         raise self.error
 
     def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
