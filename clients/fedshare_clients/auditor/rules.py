@@ -290,17 +290,20 @@ class Rules:
         if run is None:
             return
         completed, trains = statement.outcome == "completed", run.phases is PHASES
+        missing = run.contract.parties - run.models.keys()
+        # Without these the run went on; a run that goes on without all of them would have no bank.
+        lost = missing & run.contract.terms.expendable() if completed and trains else frozenset()
         # A run that serves ends at any moment, with envelopes under way.
-        yield from _compare(run, completed and trains)
+        yield from _compare(run, completed and trains, lost)
         if completed:
             if trains:
                 self._trained[int(statement.run_id)] = run.contract_digest
-            missing = sorted(run.contract.parties - run.models.keys())
-            if trains and missing:
+            silent = sorted(missing - lost)
+            if trains and silent:
                 yield Finding(
                     FindingClass.COMPLETENESS,
                     "model_not_announced",
-                    f"run {statement.run_id} is completed and {', '.join(missing)} announced no model",
+                    f"run {statement.run_id} is completed and {', '.join(silent)} announced no model",
                     index,
                 )
             if open_phases := [phase for phase in run.opened if phase not in run.closed]:
@@ -403,16 +406,18 @@ def _count_run(contract: _Contract, index: int) -> Iterator[Finding]:
         yield _bounds("too_many_runs", f"run number {contract.begun} of a contract that allows {most}", index)
 
 
-def _compare(run: _Run, completed: bool) -> Iterator[Finding]:
+def _compare(run: _Run, completed: bool, lost: frozenset[str]) -> Iterator[Finding]:
     """Yield where sender and recipient of a closed run disagree.
 
-    In a run that failed, envelopes may have been lost on the way: then only equal counts have to agree.
+    In a run that failed, or to and from a party that it went on without, envelopes may have been lost on the way: then
+    only equal counts have to agree.
     """
     for (phase, step, sender, recipient), (sent, received) in sorted(run.accounts.items()):
         where = f"{step} of {phase} from {sender} to {recipient}"
+        arrived = completed and not {sender, recipient} & lost
         if sent is None or received is None:
             told = received if sent is None else sent
-            if completed and told is not None:
+            if arrived and told is not None:
                 silent = sender if sent is None else recipient
                 yield Finding(
                     FindingClass.COMPLETENESS,
@@ -420,7 +425,7 @@ def _compare(run: _Run, completed: bool) -> Iterator[Finding]:
                     f"{silent} gives no account of {where}",
                     told.entry,
                 )
-        elif (completed or sent.envelopes == received.envelopes) and (sent[:3] != received[:3]):
+        elif (arrived or sent.envelopes == received.envelopes) and (sent[:3] != received[:3]):
             yield Finding(
                 FindingClass.AGREEMENT,
                 "envelopes_differ",

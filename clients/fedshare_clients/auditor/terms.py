@@ -51,6 +51,10 @@ class _Log(_Terms):
     witnesses: dict[str, str]
 
 
+class _BetweenBanks(_Terms):
+    lost_bank: Literal["end", "repeat"] = "end"
+
+
 class Terms(_Terms):
     """A contract's terms.
 
@@ -61,6 +65,7 @@ class Terms(_Terms):
         valid_until: last instant.
         outputs: what may leave the institutions.
         max_runs: so many runs may train; ``None`` in a contract that does not say.
+        between_banks: whether a run goes on without a bank that was lost.
         privacy: the most that a run may take of each budget.
         scoring: how the model may be used; ``None`` if it may not.
         log: whose word counts in the log; ``None`` in a contract that does not say.
@@ -72,6 +77,7 @@ class Terms(_Terms):
     valid_until: AwareDatetime
     outputs: _Outputs = _Outputs()
     max_runs: int | None = None
+    between_banks: _BetweenBanks = _BetweenBanks()
     privacy: _Privacy = _Privacy()
     scoring: _Scoring | None = None
     log: _Log | None = None
@@ -93,6 +99,13 @@ class Terms(_Terms):
     def role(self, party: str) -> str | None:
         """Return the party's role, or ``None`` if the contract does not name it."""
         return next((terms.role for terms in self.parties if terms.id == party), None)
+
+    def expendable(self) -> frozenset[str]:
+        """Return the parties without which a run may complete: label holders but the first, if the contract says so."""
+        if self.between_banks.lost_bank == "end":
+            return frozenset()
+        banks = [party.id for party in self.parties if party.role == "label_holder"]
+        return frozenset(banks[1:])
 
     def allows(self, mechanism: Literal["labels", "network"], epsilon: float, delta: float) -> bool:
         """Whether one run may take so much of the budget of ``mechanism``; decimals may have been rounded up."""

@@ -580,3 +580,31 @@ def test_spending_more_privacy_than_the_contract_allows_is_found(
     federation.announce()
     federation.finish()
     assert federation.log().codes() == found
+
+
+def without(federation, lost, **terms):
+    """Let a run complete in which ``lost`` announces no model and gives no account."""
+    federation.enrol()
+    federation.agree(contract_document(**terms))
+    federation.open()
+    federation.phase(accounts={lost: EnvelopeTally()})
+    for party in PARTIES:
+        if party != lost:
+            fields = {"run_id": "7", "contract_digest": federation.contract, "version": 1}
+            federation.say(ModelManifest, party, components={"tax": "d" * 64}, **fields)
+    federation.finish()
+    return federation.log().codes()
+
+
+def test_a_bank_that_the_contract_can_spare_may_be_missing_from_a_completed_run(federation):
+    assert without(federation, "bank-b", between_banks={"lost_bank": "repeat"}) == set()
+
+
+@pytest.mark.parametrize("lost", ["bank-a", "tax"])
+def test_no_other_party_may_be_missing_from_it(federation, lost):
+    codes = without(federation, lost, between_banks={"lost_bank": "repeat"})
+    assert codes == {"model_not_announced", "one_sided"}
+
+
+def test_without_such_a_contract_no_bank_may_be_missing(federation):
+    assert without(federation, "bank-b") == {"model_not_announced", "one_sided"}
