@@ -319,6 +319,9 @@ class _Platform:
     def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
         pass
 
+    def begin_run(self, contract: Contract, run_id: int) -> None:
+        pass
+
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         pass
 

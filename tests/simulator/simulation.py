@@ -24,7 +24,7 @@ from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.contract.model import Contract, parse_contract
 from fedshare.contract.signing import Decision, sign_decision
-from fedshare.errors import PartyLostError, RefusedError, RunFailedError, UnavailableError
+from fedshare.errors import PartyLostError, ProtocolError, RefusedError, RunFailedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.sealed.randomness import Stream
 from fedshare_clients.node.bank_portfolio import BankPortfolio, StoredAnswer
@@ -213,6 +213,7 @@ class MemoryPlatform:
     said: list[Statement] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     logged: dict[int, int | None] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
     unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     sums: MemorySums = field(default_factory=MemorySums)
@@ -235,6 +236,11 @@ class MemoryPlatform:
         if earlier + amount <= limit:
             self.spent[contract.digest(), what] = earlier + amount
         return earlier
+
+    def begin_run(self, contract: Contract, run_id: int) -> None:
+        if run_id in self.begun:
+            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
+        self.begun.add(run_id)
 
     def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
         """``logged`` is what the witnessed log says of runs; of those that are not in it, what the coordinator says."""

@@ -11,7 +11,7 @@ from simulation import Simulation, assert_ended, small_economy, tiny
 
 from fedshare.identity.keys import IdentityKey
 from fedshare.identity.session import PendingSession
-from fedshare_clients.node.service import PHASES
+from fedshare_clients.node.service import PHASES, NodeService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -288,6 +288,21 @@ def test_a_run_number_is_used_once_even_after_its_end() -> None:
     simulation.ask("close")
     reasons = assert_ended(simulation, simulation.ask("hello"))
     assert all("used once" in reason for reason in reasons.values())
+
+
+def test_a_completed_run_cannot_be_asked_for_again_after_the_nodes_were_restarted() -> None:
+    simulation = tiny()
+    assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
+    kept = {party: platform.results[1] for party, platform in simulation.platforms.items()}
+    simulation.services = {
+        party: NodeService(platform)  # type: ignore[arg-type]
+        for party, platform in simulation.platforms.items()
+    }
+    crossed = len(simulation.exchange.crossed)
+    replies = simulation.run()
+    assert all("used once" in reply["reason"] for reply in replies.values())
+    assert len(simulation.exchange.crossed) == crossed
+    assert {party: platform.results[1] for party, platform in simulation.platforms.items()} == kept
 
 
 @pytest.mark.parametrize("skipped", PHASES[:5])

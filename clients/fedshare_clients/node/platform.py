@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from fedshare.audit.notes import NoteKey
 from fedshare.contract.codedigest import installed_code_digest
 from fedshare.contract.enforcement import verify_not_revoked
-from fedshare.errors import FedshareError, RefusedError
+from fedshare.errors import FedshareError, ProtocolError, RefusedError
 from fedshare.scoring.answer import Band
 from fedshare_clients.auditor.witness import Witness
 
@@ -41,7 +41,7 @@ from .trail import Trail
 from .witness_link import WitnessLink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fedshare.audit.statements import Statement
     from fedshare.contract.model import Contract
@@ -129,6 +129,10 @@ class NodePlatform:
         seen = self._gate.await_opening(contract, run_id, phase)
         self._trail.note("phase_opened", run_id, phase=phase, log_size=str(seen.size))
 
+    def begin_run(self, contract: Contract, run_id: int) -> None:
+        """Remember in the node's state that a run begins; see ``NodeState.begin_run``."""
+        self._state.begin_run(run_id, contract.digest(), self.now())
+
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Count ``amount`` of a limit in the node's state; see ``NodeState.spend``."""
         return self._state.spend(contract.digest(), what, amount, limit)
@@ -205,7 +209,13 @@ class NodePlatform:
     def save_result(
         self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None
     ) -> None:
-        """Store ``result.json`` and, at a bank, ``customers.parquet`` in the run's folder."""
+        """Store ``result.json`` and, at a bank, ``customers.parquet`` in the run's folder.
+
+        Raises:
+            ProtocolError: there is a ``result.json``: a model that parties have announced is never replaced.
+        """
+        if self.load_result(run_id) is not None:
+            raise ProtocolError(f"a result of run {run_id} is kept already: it is not replaced")
         if customers is not None:
             buffer = io.BytesIO()
             pq.write_table(pa.table(dict(customers)), buffer)
@@ -224,16 +234,22 @@ class NodePlatform:
             "exit_code": error.exit_code,
             "message": str(error),
         }
-        for store in (
+        stores: tuple[Callable[[], object], ...] = (
             lambda: self._save(run_id, "", "failed", phase, str(error)),
             lambda: self._trail.note("failed", run_id, phase=phase[:64], message=str(error)[:2000]),
             lambda: self._trail.commit_head(run_id, self.randomness),
-            lambda: self._state.write_run_json(run_id, "failure.json", account),
-        ):
+            lambda: self._save_first(run_id, account),
+        )
+        for store in stores:
             try:
                 store()
             except FedshareError as storage:
                 _log.error("run %d: the cause could not be stored: %s", run_id, storage)
+
+    def _save_first(self, run_id: int, account: Mapping[str, Any]) -> None:
+        """Write ``failure.json`` unless there is one: what was asked for after the end is not why the run ended."""
+        if self._state.read_run_json(run_id, "failure.json") is None:
+            self._state.write_run_json(run_id, "failure.json", account)
 
     def log(self, kind: type[Statement], **fields: Any) -> None:  # noqa: ANN401 - the statement checks them
         """Sign a statement of this party and log it."""

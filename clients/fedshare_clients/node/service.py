@@ -98,6 +98,14 @@ class Platform(Protocol):
             UnavailableError: the witnesses have not seen it in time.
         """
 
+    def begin_run(self, contract: Contract, run_id: int) -> None:
+        """Remember durably that a run has begun here.
+
+        Raises:
+            ProtocolError: it has begun before, in whatever process, or has ended.
+            StorageError: the disk refused: the run must not begin.
+        """
+
     def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
         """Return what had been spent of one of the contract's limits, and durably add ``amount`` if that fits."""
 
@@ -131,7 +139,11 @@ class Platform(Protocol):
     def save_result(
         self, run_id: int, result: Mapping[str, Any], customers: Mapping[str, Any] | None
     ) -> None:
-        """Store what this party keeps of a completed run."""
+        """Store what this party keeps of a completed run.
+
+        Raises:
+            ProtocolError: something is kept of this run already.
+        """
 
     def save_failure(self, run_id: int, phase: str, error: FedshareError) -> None:
         """Store why a run ended here, in full, for this party's own eyes."""
@@ -170,8 +182,6 @@ class NodeService:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._runs: dict[int, _Run] = {}
-        self._known: set[int] = set()
-        self._lock = threading.Lock()
 
     def handle_phase(self, run_id: int, phase: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return the reply to the coordinator's request; never raises.
@@ -287,7 +297,6 @@ class NodeService:
     def _hello(self, run_id: int, digest: str, model_run: int | None) -> bytes:
         """Check everything that can be checked before anything is computed, then introduce this party."""
         platform = self._platform
-        self._verify_new(run_id)
         contract, decisions = platform.approved_contract(digest)
         if contract.digest() != digest:
             raise RefusedError(
@@ -305,6 +314,8 @@ class NodeService:
             self._count_run(contract, 0)
         platform.await_run(contract, run_id, model_run)
         platform.await_opening(contract, run_id, "hello")
+        # Prevent a whole run from being asked for again on its old openings, after a restart too.
+        platform.begin_run(contract, run_id)
         report = platform.progress(run_id, contract)
         if model_run is None:
             role, data_digest = self._training_role(contract, report)
@@ -315,10 +326,7 @@ class NodeService:
             pending = self._introduce(run_id, digest, model)
             run = _Run(contract, serving, pending, report, phases=SERVING_PHASES)
         run.done.append("hello")
-        with self._lock:
-            self._verify_new(run_id)
-            self._known.add(run_id)
-            self._runs[run_id] = run
+        self._runs[run_id] = run
         return run.pending.hello
 
     def _introduce(self, run_id: int, digest: str, model: bytes = b"") -> PendingSession:
@@ -356,10 +364,6 @@ class NodeService:
         """Count ``number`` runs, before anything of them leaves this party."""
         begun = self._platform.spend(contract, "runs", number, contract.max_runs)
         verify_runs(contract, self._platform.party, begun)
-
-    def _verify_new(self, run_id: int) -> None:
-        if run_id in self._known:
-            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
 
     def _verify_next(self, run_id: int, run: _Run, phase: str, digest: str) -> None:
         """Check that ``phase`` is the run's next one: a repeated or skipped phase is refused."""

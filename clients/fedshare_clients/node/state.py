@@ -543,11 +543,26 @@ class NodeState:
             rows = database.execute("SELECT DISTINCT enterprise FROM withdrawals").fetchall()
         return {bytes(row[0]) for row in rows}
 
+    def begin_run(self, run_id: int, digest: str, now: datetime) -> None:
+        """Remember that a run of the contract with this digest begins, on the disk when this returns.
+
+        Raises:
+            ProtocolError: the run is known here.
+            StorageError: the disk refused.
+        """
+        fields = (str(run_id), digest, "running", "hello", "begun", now.isoformat(timespec="seconds"))
+        with self._database() as database:
+            added = database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", fields).rowcount
+        if not added:
+            raise ProtocolError(f"run {run_id} has begun already; a run id is used once")
+
     def save_run(self, record: RunRecord) -> None:
-        """Store where a run stands."""
+        """Store where a run stands; the first end of a run stays."""
         with self._database() as database:
             database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET "
+                "digest = excluded.digest, status = excluded.status, phase = excluded.phase, "
+                "message = excluded.message, changed_at = excluded.changed_at WHERE runs.status = 'running'",
                 (
                     # Text: a run id may exceed SQLite's signed 64 bits.
                     str(record.run_id),

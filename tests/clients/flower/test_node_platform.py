@@ -3,9 +3,10 @@
 import os
 from types import SimpleNamespace
 
+import pytest
 import yaml
 
-from fedshare.errors import StorageError
+from fedshare.errors import ProtocolError, StorageError
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.platform import NodePlatform
 from fedshare_clients.node.state import NodeState
@@ -23,7 +24,7 @@ SETTINGS = {
 }
 
 
-def test_the_end_of_a_run_is_kept_although_its_folder_cannot_be_made(tmp_path):
+def make_platform(tmp_path):
     (tmp_path / "node.yaml").write_text(yaml.safe_dump(SETTINGS))
     config = load_config(tmp_path / "node.yaml")
     state = NodeState(config.state)
@@ -34,7 +35,23 @@ def test_the_end_of_a_run_is_kept_although_its_folder_cannot_be_made(tmp_path):
     trail = SimpleNamespace(
         note=lambda kind, *_, **_fields: noted.append(kind), commit_head=lambda *_: noted.append("head")
     )
-    platform = NodePlatform(config, state, trail)
+    return NodePlatform(config, state, trail), state, noted
+
+
+def test_a_result_is_not_replaced_and_neither_is_the_cause_of_an_end(tmp_path):
+    platform, state, _ = make_platform(tmp_path)
+    platform.save_result(7, {"contract_digest": "ab", "weights": [1.0]}, None)
+    with pytest.raises(ProtocolError, match="not replaced"):
+        platform.save_result(7, {"contract_digest": "ab", "weights": [2.0]}, None)
+    assert platform.load_result(7)["weights"] == [1.0]
+    for cause in ("a peer left", "begun already"):
+        platform.save_failure(8, "train", ProtocolError(cause))
+    assert state.read_run_json(8, "failure.json")["message"] == "a peer left"
+    assert {run.run_id: run.message for run in state.runs()} == {7: "model complete", 8: "a peer left"}
+
+
+def test_the_end_of_a_run_is_kept_although_its_folder_cannot_be_made(tmp_path):
+    platform, state, noted = make_platform(tmp_path)
     (state.folder / "runs").rmdir()
     (state.folder / "runs").write_text("in the way")
     platform.save_failure(7, "evaluate", StorageError("no space left"))

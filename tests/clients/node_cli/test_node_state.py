@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedshare.errors import ConfigError, RefusedError, StorageError
+from fedshare.errors import ConfigError, ProtocolError, RefusedError, StorageError
 from fedshare.privacy.differences import Marks
 from fedshare_clients.node.config import load_config, parse_config
 from fedshare_clients.node.state import NodeState, RunRecord, write_private
@@ -139,6 +139,22 @@ def test_runs_are_kept_latest_first_even_with_64_bit_numbers(state):
     state.save_run(latest)
     assert state.runs()[0] == latest
     assert len(state.runs()) == 2
+
+
+def test_a_run_begins_once_whatever_happens_to_the_process(state):
+    for run_id in (7, 2**64 - 1):
+        state.begin_run(run_id, "ab", datetime(2026, 6, 1, tzinfo=UTC))
+        with pytest.raises(ProtocolError, match="used once"):
+            NodeState(state.folder).begin_run(run_id, "ab", datetime(2026, 6, 1, tzinfo=UTC))
+    assert {run.status for run in state.runs()} == {"running"}
+
+
+def test_the_first_end_of_a_run_stays(state):
+    ended = RunRecord(1, "ab", "completed", "evaluate", "model complete", "2026-01-01T00:00:00+00:00")
+    state.save_run(RunRecord(1, "ab", "running", "train", "", "2026-01-01T00:00:00+00:00"))
+    state.save_run(ended)
+    state.save_run(RunRecord(1, "", "failed", "hello", "begun already", "2026-01-02T00:00:00+00:00"))
+    assert state.runs() == [ended]
 
 
 def test_what_is_spent_of_a_contract_adds_up_to_its_limit_and_survives_the_process(state):

@@ -59,6 +59,9 @@ class FailingPlatform:
     def await_run(self, contract: Contract, run_id: int, model_run: int | None) -> None:
         raise self.error
 
+    def begin_run(self, contract: Contract, run_id: int) -> None:
+        raise self.error
+
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         raise self.error
 
