@@ -9,6 +9,7 @@ import pytest
 from simulation import Simulation, small_economy, split_banks
 
 from fedshare.audit.statements import PrivacySpent
+from fedshare.contract.model import parse_contract
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.errors import ConfigError
 from fedshare.privacy.budget import Spending
@@ -158,6 +159,28 @@ def test_without_label_privacy_nothing_is_spent():
     bank = simulation.platforms["bank"]
     assert bank.budget.spendings == []
     assert bank.result["privacy"] == {}
+
+
+def test_outcomes_that_one_contract_protects_are_not_used_by_another_without_noise() -> None:
+    simulation = private(2.0)
+    assert {reply["status"] for reply in simulation.run(1).values()} == {"ok"}
+    other = parse_contract(simulation.draft(nonce="22" * 32))
+    simulation.contract = other
+    simulation.sign(other)
+    crossed = len(simulation.exchange.crossed)
+    replies = simulation.run(2)
+    assert replies["bank"]["code"] == "noise_missing"
+    assert len(simulation.exchange.crossed) == crossed
+    simulation.platforms["bank"].privacy_config = PrivacyConfig(without_noise=("labels",))
+    assert {reply["status"] for reply in simulation.run(3).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("limit", [{"label_epsilon": 5.0}, {"network_epsilon": 1.0}, {"network_delta": 1e-6}])
+def test_a_bank_that_sets_a_limit_runs_nothing_without_noise(limit: dict[str, float]) -> None:
+    simulation = private(privacy={})
+    simulation.platforms["bank"].privacy_config = PrivacyConfig(**limit)
+    assert simulation.run()["bank"]["code"] == "noise_missing"
+    assert not simulation.exchange.crossed
 
 
 def test_with_several_banks_no_outcome_of_held_out_customers_is_summed():

@@ -236,6 +236,19 @@ class PrivacyConfig(_Strict):
     network_delta: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     """The same of delta."""
 
+    without_noise: tuple[Mechanism, ...] = ()
+    """What contracts may use without noise although it is protected, because a limit above is set or a run has taken from it:
+    ``labels`` (outcomes) or ``network`` (customers). A run without noise undoes what the noise of others hides."""
+
+    def limited(self) -> set[Mechanism]:
+        """Return the mechanisms whose limits this file sets."""
+        found: set[Mechanism] = set()
+        if "label_epsilon" in self.model_fields_set:
+            found.add("labels")
+        if {"network_epsilon", "network_delta"} & self.model_fields_set:
+            found.add("network")
+        return found
+
     def limits(self) -> dict[Mechanism, Amount]:
         """Return the limit of each mechanism."""
         return {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedshare.errors import RefusedError
-from fedshare.privacy.budget import asked_by, spent_by, verify_affordable
+from fedshare.privacy.budget import asked_by, spent_by, verify_affordable, verify_noise
 from fedshare.privacy.randomised_response import training_labels
 
 if TYPE_CHECKING:
@@ -43,15 +42,19 @@ class PrivacyAccount:
         self._state = state
         self._now = now
         self._limits = config.limits()
+        self._limited = config.limited()
+        self._without_noise = config.without_noise
 
     def verify(self, contract: Contract, table: Table) -> None:
         """Check, before anything is computed, that the budget has room for a run and that its noise is still good.
 
         Raises:
-            RefusedError: ``privacy_budget_exceeded`` or ``label_epoch_stale``.
+            RefusedError: ``privacy_budget_exceeded``, ``noise_missing`` or ``label_epoch_stale``.
         """
         asked = asked_by(contract, self._epoch)
-        verify_affordable(self._state.privacy_spent(), asked, self._limits, party=self._party)
+        spent = self._state.privacy_spent()
+        verify_affordable(spent, asked, self._limits, party=self._party)
+        verify_noise(contract, spent, self._limited, self._without_noise, party=self._party)
         if contract.label_epsilon() is not None:
             self._verify_outcomes(table)
 
@@ -59,11 +62,16 @@ class PrivacyAccount:
         """Return what a run takes, after storing it durably.
 
         Raises:
-            RefusedError: another run has taken what was left.
+            RefusedError: another run has taken what was left, or noise that this one lacks.
             StorageError: the disk refused.
         """
         asked = asked_by(contract, self._epoch)
-        verify = partial(verify_affordable, asked=asked, limits=self._limits, party=self._party)
+
+        def verify(spent: list[Spending]) -> None:
+            verify_affordable(spent, asked, self._limits, party=self._party)
+            # A run under noise may have begun since this one was checked.
+            verify_noise(contract, spent, self._limited, self._without_noise, party=self._party)
+
         self._state.spend_privacy(run_id, asked, verify, self._now())
         return asked
 

@@ -8,6 +8,9 @@ because they protect different things:
 - ``network``: the presence of one customer of one bank, by noisy gradients. Every run costs; epsilon and delta add up over
   runs (Dwork and Roth 2014, theorem 3.16).
 
+Without noise the loss has no bound: where a mechanism's budget is limited, or was spent from, a contract without its
+noise would undo what the noise protects, and is refused unless the node allows it.
+
     >>> verify_affordable(spent, asked_by(contract, "2026"), limits, party="bank-a")
 """
 
@@ -20,11 +23,20 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from fedshare.errors import ParameterError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from fedshare.contract.model import Contract
 
-__all__ = ["MECHANISMS", "Amount", "Mechanism", "Spending", "asked_by", "spent_by", "verify_affordable"]
+__all__ = [
+    "MECHANISMS",
+    "Amount",
+    "Mechanism",
+    "Spending",
+    "asked_by",
+    "spent_by",
+    "verify_affordable",
+    "verify_noise",
+]
 
 Mechanism: TypeAlias = Literal["labels", "network"]
 MECHANISMS: tuple[Mechanism, ...] = ("labels", "network")
@@ -108,3 +120,39 @@ def verify_affordable(
                 f"{limit.epsilon:g}, {limit.delta:g}",
                 party=party,
             )
+
+
+def verify_noise(
+    contract: Contract,
+    spent: Iterable[Spending],
+    limited: Collection[Mechanism],
+    allowed: Collection[Mechanism],
+    *,
+    party: str,
+) -> None:
+    """Check that ``contract`` uses nothing without noise that is protected by noise elsewhere.
+
+    Args:
+        contract: the contract.
+        spent: what runs of all contracts have taken.
+        limited: whose limits the institution has set itself.
+        allowed: what it lets contracts use without noise all the same.
+        party: this party.
+
+    Raises:
+        RefusedError: it does; the code is ``noise_missing``.
+    """
+    privacy = contract.privacy
+    # Noise for the presence of a customer covers the customer's outcome.
+    exact = {"network"} if privacy.network is None else set()
+    if privacy.labels is None and privacy.network is None:
+        exact.add("labels")
+    protected = {*limited, *(each.mechanism for each in spent)}
+    if undone := sorted((exact & protected) - set(allowed)):
+        what = {"labels": "outcomes", "network": "customers"}
+        raise RefusedError(
+            "noise_missing",
+            f"the contract uses {' and '.join(what[each] for each in undone)} without noise, which other contracts or this "
+            f"node's limits protect: sign one with noise, or name {', '.join(undone)} in privacy.without_noise of node.yaml",
+            party=party,
+        )

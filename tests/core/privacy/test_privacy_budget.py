@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedshare.contract.privacy import Privacy
 from fedshare.errors import ParameterError, RefusedError
-from fedshare.privacy.budget import MECHANISMS, Amount, Spending, spent_by, verify_affordable
+from fedshare.privacy.budget import MECHANISMS, Amount, Spending, spent_by, verify_affordable, verify_noise
 
 EPSILON = st.floats(1e-6, 50.0)
 SPENDINGS = st.lists(
@@ -76,3 +79,35 @@ def test_delta_has_a_limit_of_its_own():
 def test_what_is_no_spending_cannot_be_made(mechanism, epsilon, delta):
     with pytest.raises(ParameterError):
         Spending(mechanism, "", epsilon, delta)
+
+
+LABELS = {"labels": {"epsilon": 2.0}}
+NETWORK = {"network": {"epsilon": 1.0, "delta": 1e-6, "sample_rate": 0.1, "lot_size": 10}}
+
+
+def refused_without(privacy, spent=(), limited=(), allowed=()):
+    contract = SimpleNamespace(privacy=Privacy.model_validate(privacy))
+    try:
+        verify_noise(contract, spent, limited, allowed, party="bank")
+    except RefusedError as error:
+        return error.code == "noise_missing"
+    return False
+
+
+@pytest.mark.parametrize(
+    ("privacy", "protected", "refused"),
+    [
+        ({}, "labels", True),
+        (LABELS, "labels", False),
+        (NETWORK, "labels", False),
+        ({}, "network", True),
+        (LABELS, "network", True),
+        (NETWORK, "network", False),
+    ],
+)
+def test_what_is_protected_by_noise_is_not_used_without_it(privacy, protected, refused):
+    taken = Spending(protected, "", 1.0, 0.0)
+    assert refused_without(privacy, limited=[protected]) is refused
+    assert refused_without(privacy, spent=[taken]) is refused
+    assert not refused_without(privacy, spent=[taken], limited=[protected], allowed=[protected])
+    assert not refused_without(privacy)
