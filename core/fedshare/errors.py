@@ -87,14 +87,16 @@ class RefusedError(FedshareError):
         code: a stable word for the reason, e.g. ``contract_expired``; safe to show to the coordinator.
         party: who refuses.
         reason: the sentence without ``code`` and ``party``.
+        private: whether only the code may leave this party, because the sentence tells of other contracts.
     """
 
     exit_code = 4
 
-    def __init__(self, code: str, message: str, *, party: str = "") -> None:
+    def __init__(self, code: str, message: str, *, party: str = "", private: bool = False) -> None:
         self.code = code
         self.party = party
         self.reason = message
+        self.private = private
         super().__init__(f"{party + ' refuses: ' if party else ''}{message} [{code}]")
 
 

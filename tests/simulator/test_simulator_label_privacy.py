@@ -122,6 +122,10 @@ def test_a_run_beyond_the_budget_is_refused_before_anything_is_computed():
     assert replies["bank"]["code"] == "privacy_budget_exceeded"
     assert not simulation.exchange.crossed
     assert len(bank.budget.spendings) == 1
+    # What other contracts have spent is nobody else's affair; the bank's own log has it.
+    (refusal,) = [said for said in bank.said if said.kind == "refusal"]
+    assert "3.5" in str(bank.failure)
+    assert "3.5" not in str(replies) + str(refusal)
 
 
 def test_two_runs_at_once_cannot_both_spend_what_is_left():

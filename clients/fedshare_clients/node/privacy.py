@@ -110,4 +110,5 @@ class PrivacyAccount:
                 f"outcomes have changed since label epoch {self._epoch} began: name another privacy.label_epoch, "
                 "which takes from the budget anew, or restore them",
                 party=self._party,
+                private=True,
             )

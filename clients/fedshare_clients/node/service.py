@@ -473,7 +473,11 @@ def _public_cause(error: FedshareError) -> dict[str, str]:
     The coordinator puts this party's name before it.
     """
     if isinstance(error, RefusedError):
-        return {"code": error.code, "reason": error.reason}
+        # Prevent what other contracts have spent or trained on from reaching this one's parties and the audit log.
+        reason = (
+            "only its own log says why, for it is about its other runs" if error.private else error.reason
+        )
+        return {"code": error.code, "reason": reason}
     code = type(error).__name__
     if isinstance(error, DataError):
         place = f" (field {error.field})" if error.field else ""

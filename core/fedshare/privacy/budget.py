@@ -119,6 +119,7 @@ def verify_affordable(
                 f"after this run; it is at {was.epsilon:g}, {was.delta:g} now, and this node's limit is "
                 f"{limit.epsilon:g}, {limit.delta:g}",
                 party=party,
+                private=True,
             )
 
 
@@ -155,4 +156,5 @@ def verify_noise(
             f"the contract uses {' and '.join(what[each] for each in undone)} without noise, which other contracts or this "
             f"node's limits protect: sign one with noise, or name {', '.join(undone)} in privacy.without_noise of node.yaml",
             party=party,
+            private=True,
         )

@@ -142,6 +142,7 @@ class _Level:
                 f"customers of earlier runs are gone, or have another outcome, and too few are left to hold {minimum} back "
                 "together: the runs' difference would show them; take their earlier rows, or wait until more have changed",
                 party=party,
+                private=True,
             )
         # Items ascend by keyed hash: which come first says nothing about them.
         company = np.flatnonzero(atom_of_item == np.argmax(np.where(alike, sizes, 0)))[:lacking]

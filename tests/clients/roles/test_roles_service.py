@@ -111,6 +111,11 @@ class LostTransport(Pipe):
             "contract_unsigned",
         ),
         (
+            RefusedError("privacy_budget_exceeded", f"it is at {SECRET}", party="tax", private=True),
+            "refused",
+            "privacy_budget_exceeded",
+        ),
+        (
             DataError(f"found {SECRET}", party="tax", source=f"/srv/{SECRET}.csv", row=7),
             "failed",
             "DataError",
