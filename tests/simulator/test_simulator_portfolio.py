@@ -126,8 +126,10 @@ def test_no_bank_can_subtract_its_own_part_and_be_left_with_few_customers():
 
 def test_a_second_run_about_the_same_customers_answers_the_same():
     simulation = federation()
-    first, second = portfolio(simulation), portfolio(simulation, 2)
-    assert second["tables"]["industry"]["cells"] == first["tables"]["industry"]["cells"]
+    first, second = (portfolio(simulation, run)["tables"]["industry"]["cells"] for run in (1, 2))
+    for again, before in zip(second, first, strict=True):
+        # Two models of the same customers differ by the noise of the sealed products.
+        assert again == {**before, "expected_loss": pytest.approx(before["expected_loss"], rel=1e-5)}
 
 
 def test_one_changed_exposure_is_not_shown_by_comparison():
