@@ -177,13 +177,28 @@ class MemoryWithdrawals:
     """What a state folder remembers of consents that were taken back."""
 
     def __init__(self) -> None:
-        self.enterprises: dict[str, bytes] = {}
+        self.taken: dict[str, tuple[str, bytes, datetime]] = {}
+        self.restored: set[str] = set()
 
     def is_withdrawn(self, consent: str) -> bool:
-        return consent in self.enterprises
+        return consent in self.taken
 
-    def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
-        self.enterprises[consent] = enterprise
+    def save_withdrawal(self, contract: str, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
+        self.taken.setdefault(consent, (contract, enterprise, withdrawn_at))
+
+    def restore(self, contract: str, enterprise: bytes, given_at: datetime) -> None:
+        self.restored |= {
+            consent
+            for consent, (of, whose, at) in self.taken.items()
+            if (of, whose) == (contract, enterprise) and at < given_at
+        }
+
+    def withdrawn_enterprises(self, contract: str) -> set[bytes]:
+        return {
+            whose
+            for consent, (of, whose, _) in self.taken.items()
+            if of == contract and consent not in self.restored
+        }
 
 
 @dataclass
@@ -258,7 +273,7 @@ class MemoryPlatform:
         verify_not_revoked(contract, self.party, [self.party] if self.has_revoked else [])
 
     def load_table(self, contract: Contract) -> Table:
-        return self.table.without(set(self.withdrawals.enterprises.values()))
+        return self.table.without(self.withdrawals.withdrawn_enterprises(contract.digest()))
 
     def portfolio(self, contract: Contract) -> BankPortfolio | None:
         if contract.portfolio is None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from simulation import NOW, Simulation, small_economy
 
+from fedshare.contract.model import parse_contract
 from fedshare.errors import ProtocolError, RefusedError, UnavailableError
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare.scoring.consent import (
@@ -173,6 +174,23 @@ def test_each_holder_checks_for_itself_and_notes_what_it_shows(served: Simulatio
     assert not any(common(served)[1].decode() in str(each) for each in noted)
 
 
+def withdrawal_of(given: Consent, **changes: Any) -> Withdrawal:
+    fields = {
+        "contract_digest": given.contract_digest,
+        "consent": consent_digest(given),
+        "enterprise": given.enterprise,
+        "withdrawn_at": NOW,
+    }
+    return Withdrawal.model_validate(fields | changes)
+
+
+def take_back(simulation: Simulation, given: Consent) -> None:
+    """Withdraw a consent, and wait until every node knows."""
+    scorer(simulation).withdraw(sign_withdrawal(withdrawal_of(given), KEY))
+    for platform in simulation.platforms.values():
+        wait_for(lambda platform=platform: platform.withdrawals.is_withdrawn(consent_digest(given)))
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -185,7 +203,7 @@ def test_a_withdrawal_ends_it_at_once_everywhere_and_drops_the_enterprise_from_t
     name = common(simulation)[0]
     given = consent(simulation, name)
     show(simulation, given)
-    taken = Withdrawal(consent=consent_digest(given), enterprise=name.decode(), withdrawn_at=NOW)
+    taken = withdrawal_of(given)
     scorer(simulation).withdraw(sign_withdrawal(taken, KEY))
     for platform in simulation.platforms.values():
         wait_for(lambda platform=platform: platform.withdrawals.is_withdrawn(taken.consent))
@@ -193,7 +211,7 @@ def test_a_withdrawal_ends_it_at_once_everywhere_and_drops_the_enterprise_from_t
         show(simulation, given)
     assert caught.value.code == "consent_withdrawn"
     # Even a bank that does not check is shown nothing.
-    simulation.platforms["bank"].withdrawals.enterprises.clear()
+    simulation.platforms["bank"].withdrawals.taken.clear()
     _, parts = show(simulation, given)
     assert {part.refusal for part in parts.values()} == {"consent_withdrawn"}
     assert {reply["status"] for reply in simulation.run(run_id=5).values()} == {"ok"}
@@ -204,11 +222,58 @@ def test_a_withdrawal_ends_it_at_once_everywhere_and_drops_the_enterprise_from_t
     simulation.ask("close", 2)
 
 
+def test_a_withdrawal_drops_the_enterprise_from_no_other_contract() -> None:
+    """Else a bank of another contract would see its own customer vanish, and know that it dealt with somebody."""
+    simulation = federation()
+    name = common(simulation)[0]
+    take_back(simulation, consent(simulation, name))
+    other = parse_contract(simulation.contract.model_dump(mode="json") | {"nonce": "22" * 32})
+    for platform in simulation.platforms.values():
+        assert name not in platform.load_table(simulation.contract).identifiers
+        assert name in platform.load_table(other).identifiers
+    # Nor does a withdrawal count under a contract that it was not signed for.
+    elsewhere = withdrawal_of(consent(simulation, common(simulation)[1]), contract_digest=other.digest())
+    with pytest.raises(RefusedError) as caught:
+        scorer(simulation).withdraw(sign_withdrawal(elsewhere, KEY))
+    assert caught.value.code == "consent_differs"
+    simulation.ask("close", 2)
+
+
+def test_a_later_consent_lets_the_enterprise_in_again_and_the_one_taken_back_stays_so() -> None:
+    simulation = federation()
+    name = common(simulation)[0]
+    first = consent(simulation, name)
+    take_back(simulation, first)
+    for platform in simulation.platforms.values():
+        platform.time = NOW + timedelta(days=2)
+    show(simulation, consent(simulation, name, given_at=NOW + timedelta(days=1), nonce="22" * 32))
+    for platform in simulation.platforms.values():
+        assert name in platform.load_table(simulation.contract).identifiers
+    with pytest.raises(RefusedError) as caught:
+        show(simulation, first)
+    assert caught.value.code == "consent_withdrawn"
+    simulation.ask("close", 2)
+
+
+def test_the_consenting_bank_stops_scoring_at_once_and_before_the_next_column() -> None:
+    simulation = federation(refresh_seconds=86_400)
+    name, other = common(simulation)[:2]
+    given = consent(simulation, name)
+    assert show(simulation, given)[0].status == "scored"
+    take_back(simulation, given)
+    answer = asyncio.run(scorer(simulation).answer(name.decode(), {"utilisation": 0.5}))
+    assert (answer.status, answer.reason, answer.probability) == ("withheld", "consent_withdrawn", None)
+    assert asyncio.run(scorer(simulation).answer(other.decode(), {})).status == "scored"
+    simulation.ask("close", 2)
+
+
 def test_a_withdrawal_that_somebody_else_signed_changes_nothing(served: Simulation) -> None:
-    taken = Withdrawal(consent="ab" * 32, enterprise="x", withdrawn_at=NOW)
+    taken = Withdrawal(
+        contract_digest=served.contract.digest(), consent="ab" * 32, enterprise="x", withdrawn_at=NOW
+    )
     with pytest.raises(ProtocolError):
         scorer(served).withdraw(sign_withdrawal(taken, IdentityKey.from_raw(bytes([8]) * 32)))
-    assert served.platforms["bank"].withdrawals.enterprises == {}
+    assert served.platforms["bank"].withdrawals.taken == {}
 
 
 def test_without_a_serving_run_no_profile_is_shown() -> None:

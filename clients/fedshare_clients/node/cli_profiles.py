@@ -88,7 +88,9 @@ def withdraw(
     _verify_own_key(agreed, state, config.party)
     consent = verify_consent(_read(consent_file), consent_key(agreed))
     digest, now = consent_digest(consent), datetime.now(UTC).replace(microsecond=0)
-    withdrawal = Withdrawal(consent=digest, enterprise=consent.enterprise, withdrawn_at=now)
+    withdrawal = Withdrawal(
+        contract_digest=agreed.digest(), consent=digest, enterprise=consent.enterprise, withdrawn_at=now
+    )
     envelope = sign_withdrawal(withdrawal, state.identity())
     write_private(out, envelope)
     return _apply(config, state, agreed, envelope, out)
@@ -134,7 +136,7 @@ def _apply(
     config: NodeConfig, state: NodeState, contract: Contract, envelope: bytes, file: Path
 ) -> tuple[dict[str, Any], str]:
     withdrawal = ConsentDesk(contract, state, lambda: datetime.now(UTC)).withdraw(envelope)
-    reached = "noted here; it enters no training from now on"
+    reached = "noted here; the enterprise enters no training under the contract from now on"
     told = False
     if config.scoring is not None:
         try:

@@ -30,8 +30,14 @@ class Withdrawals(Protocol):
     def is_withdrawn(self, consent: str) -> bool:
         """Return whether the consent of this digest was taken back."""
 
-    def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
-        """Remember that a consent was taken back; the enterprise enters no training from now on."""
+    def save_withdrawal(self, contract: str, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
+        """Remember that a consent was taken back; the enterprise enters no training under the contract from now on."""
+
+    def restore(self, contract: str, enterprise: bytes, given_at: datetime) -> None:
+        """Let an enterprise enter training under the contract again that consented after all that it took back."""
+
+    def withdrawn_enterprises(self, contract: str) -> set[bytes]:
+        """Return the enterprises that enter no training under the contract with this digest."""
 
 
 def consent_key(contract: Contract, party: str = "") -> bytes:
@@ -66,6 +72,8 @@ class ConsentDesk:
     def verify(self, envelope: bytes, bank: str) -> tuple[Consent, str]:
         """Return the consent in untrusted bytes, and its digest, if it lets ``bank`` see a profile now.
 
+        An enterprise that took an earlier consent back enters training again.
+
         Raises:
             ProtocolError: it is not signed by the contract's key, or no consent.
             RefusedError: the contract shows no profiles, or the consent is not for this, over or withdrawn.
@@ -74,12 +82,23 @@ class ConsentDesk:
         digest = consent_digest(consent)
         withdrawn = self.withdrawals.is_withdrawn(digest)
         verify_in_force(consent, self.contract.digest(), bank, self.now(), withdrawn=withdrawn)
+        self.withdrawals.restore(self.contract.digest(), consent.enterprise.encode(), consent.given_at)
         return consent, digest
 
     def withdraw(self, envelope: bytes) -> Withdrawal:
         """Remember the withdrawal in untrusted bytes, and return it. Raises as ``verify``."""
         withdrawal = verify_withdrawal(envelope, consent_key(self.contract))
+        # Prevent a withdrawal from reaching contracts, and banks, that the consent had nothing to do with.
+        if withdrawal.contract_digest != self.contract.digest():
+            raise RefusedError("consent_differs", "the withdrawal is of a consent under another contract")
         self.withdrawals.save_withdrawal(
-            withdrawal.consent, withdrawal.enterprise.encode(), withdrawal.withdrawn_at
+            withdrawal.contract_digest,
+            withdrawal.consent,
+            withdrawal.enterprise.encode(),
+            withdrawal.withdrawn_at,
         )
         return withdrawal
+
+    def withdrawn(self) -> set[bytes]:
+        """Return the enterprises that have taken a consent back under the contract, and given none since."""
+        return self.withdrawals.withdrawn_enterprises(self.contract.digest())

@@ -149,7 +149,7 @@ class NodePlatform:
     def load_table(self, contract: Contract) -> Table:
         """Return the rows of the configured source, checked against ``contract`` first, without enterprises that withdrew."""
         verify_own_part(contract, self._config, self._state)
-        return load(self._config).without(self._state.withdrawn_enterprises())
+        return load(self._config).without(self._state.withdrawn_enterprises(contract.digest()))
 
     def portfolio(self, contract: Contract) -> BankPortfolio | None:
         """Return this bank's exposures and what it remembers of earlier answers, if the contract has them added up."""

@@ -9,6 +9,7 @@ it answers as the contract's ``fallback`` says, marked, with the reason.
 ``holder_offline``      a holder did not answer in time
 ``no_serving_run``      the serving run has ended
 ``stale_scores``        the holders' columns are older than the contract allows
+``consent_withdrawn``   the enterprise took a consent under this contract back: nothing is scored
 ``contract_expired``    the contract is over: nothing is scored, not even as a fallback
 ``contract_revoked``    this party took its approval back: the same
 ====================== =================================================================
@@ -101,6 +102,7 @@ class Scorer:
         self._verify_valid = verify_valid
         self._wait_seconds = wait_seconds
         self._consents = consents
+        self._withdrawn = consents.withdrawn()
         self._lock = threading.Lock()
         self._scored = 0
 
@@ -130,6 +132,7 @@ class Scorer:
         case = self._case(name, cells)
         try:
             self._verify_valid()
+            self._verify_consenting(name)
         except RefusedError as error:
             return self._say(case, "withheld", error.code)
         try:
@@ -156,6 +159,7 @@ class Scorer:
         """
         self._verify_valid()
         agreed, _ = self._consents.verify(consent, self._bank.party)
+        self._withdrawn = self._consents.withdrawn()
         # In a thread: sending waits for a holder that is behind.
         asked = asyncio.wrap_future(await asyncio.to_thread(self._bank.profile, consent))
         try:
@@ -167,6 +171,7 @@ class Scorer:
     def withdraw(self, withdrawal: bytes) -> None:
         """Take note that a consent was taken back, here and at every holder. Raises as ``profile``."""
         self._consents.withdraw(withdrawal)
+        self._withdrawn = self._consents.withdrawn()
         self._bank.withdraw(withdrawal)
 
     def _case(self, name: bytes, cells: Mapping[str, float | str | None]) -> _Case:
@@ -176,6 +181,11 @@ class Scorer:
         if row is None:
             return _Case(name.decode(), self._own.given({}), "missing" if has_columns else "none")
         return _Case(name.decode(), row, "table" if has_columns else "none")
+
+    def _verify_consenting(self, name: bytes) -> None:
+        # At once: the columns that are open now still have its row.
+        if name in self._withdrawn:
+            raise RefusedError("consent_withdrawn", "the enterprise has taken its consent back")
 
     async def _open(self, name: bytes) -> Opened:
         if self._bank.closed:

@@ -32,6 +32,7 @@ import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,6 @@ from fedshare.privacy.differences import Marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from fedshare.contract.model import Contract
@@ -82,7 +82,8 @@ CREATE TRIGGER IF NOT EXISTS privacy_is_not_changed BEFORE UPDATE ON privacy
 CREATE TABLE IF NOT EXISTS outcomes (
     epoch TEXT NOT NULL, customer BLOB NOT NULL, outcome BLOB NOT NULL, PRIMARY KEY (epoch, customer)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawals (
-    consent TEXT PRIMARY KEY, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL);
+    consent TEXT PRIMARY KEY, contract TEXT NOT NULL, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL,
+    restored INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
@@ -523,12 +524,20 @@ class NodeState:
                 if stored not in rows:
                     database.execute("INSERT INTO summed VALUES (?, ?)", stored)
 
-    def save_withdrawal(self, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
-        """Remember that a consent was taken back; see ``consents.Withdrawals``."""
+    def save_withdrawal(self, contract: str, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
+        """Remember that a consent was taken back; see ``consents.Withdrawals``. The same one again changes nothing."""
         with self._database() as database:
             database.execute(
-                "INSERT OR IGNORE INTO withdrawals VALUES (?, ?, ?)",
-                (consent, enterprise, withdrawn_at.isoformat(timespec="seconds")),
+                "INSERT OR IGNORE INTO withdrawals (consent, contract, enterprise, withdrawn_at) VALUES (?, ?, ?, ?)",
+                (consent, contract, enterprise, _instant(withdrawn_at)),
+            )
+
+    def restore(self, contract: str, enterprise: bytes, given_at: datetime) -> None:
+        """Let an enterprise that consented anew enter training again; the consents that it took back stay so."""
+        with self._database() as database:
+            database.execute(
+                "UPDATE withdrawals SET restored = 1 WHERE contract = ? AND enterprise = ? AND withdrawn_at < ?",
+                (contract, enterprise, _instant(given_at)),
             )
 
     def is_withdrawn(self, consent: str) -> bool:
@@ -537,10 +546,12 @@ class NodeState:
             row = database.execute("SELECT 1 FROM withdrawals WHERE consent = ?", (consent,)).fetchone()
         return row is not None
 
-    def withdrawn_enterprises(self) -> set[bytes]:
-        """Return the enterprises that have taken a consent back."""
+    def withdrawn_enterprises(self, contract: str) -> set[bytes]:
+        """Return the enterprises that have taken a consent under a contract back, and given none since."""
         with self._database() as database:
-            rows = database.execute("SELECT DISTINCT enterprise FROM withdrawals").fetchall()
+            rows = database.execute(
+                "SELECT DISTINCT enterprise FROM withdrawals WHERE contract = ? AND NOT restored", (contract,)
+            ).fetchall()
         return {bytes(row[0]) for row in rows}
 
     def begin_run(self, run_id: int, digest: str, now: datetime) -> None:
@@ -672,6 +683,11 @@ class NodeState:
 def _spendings(database: sqlite3.Connection) -> list[Spending]:
     rows = database.execute("SELECT mechanism, scope, epsilon, delta FROM privacy ORDER BY rowid")
     return [Spending(*row) for row in rows]
+
+
+def _instant(time: datetime) -> str:
+    """Return ``time`` as text that sorts like time."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _new_flower_key() -> bytes:

@@ -383,7 +383,8 @@ LEDGER: tuple[Leak, ...] = (
         sender="label_holder",
         recipient="feature_holder",
         sealed=True,
-        feature_holder="which enterprise took its consent back: it is named, and enters no training from then on",
+        feature_holder="which enterprise took its consent back: it is named, and enters no training under the contract "
+        "from then on",
         label_holder=_SENT,
         coordinator="that a short message was sent",
         auditor=_SIZES,
@@ -745,6 +746,10 @@ def _scoring_shows_bank(contract: Contract) -> list[str]:
         lines.append(
             "in scoring: of enterprises that consented by name, from each holder alone: "
             + ", ".join(scoring.profile.releases)
+        )
+        lines.append(
+            "in scoring and training: which of its customers withdrew a consent under this contract, to whichever bank: "
+            "holders leave their rows out from then on"
         )
     return lines
 

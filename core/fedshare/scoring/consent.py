@@ -72,12 +72,14 @@ class Withdrawal(_Strict):
     """That an enterprise takes a consent back.
 
     Attributes:
+        contract_digest: under which contract it was given.
         consent: digest of the consent, ``consent_digest``.
         enterprise: identifier in its one spelling.
         withdrawn_at: when.
     """
 
     version: Literal[1] = 1
+    contract_digest: _Digest
     consent: _Digest
     enterprise: _Enterprise
     withdrawn_at: AwareDatetime

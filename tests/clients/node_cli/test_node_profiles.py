@@ -54,7 +54,7 @@ def test_a_withdrawn_consent_shows_nothing_and_every_holder_is_told(bank, consen
     assert bank.holders.told == [out.read_bytes()]
     taken = verify_withdrawal(out.read_bytes(), bank.state.identity().public_bytes())
     assert bank.state.is_withdrawn(taken.consent)
-    assert bank.state.withdrawn_enterprises() == {b"known-1"}
+    assert bank.state.withdrawn_enterprises(bank.agreed.digest()) == {b"known-1"}
     assert command(bank, "profile", "--contract", "joint-score", "--consent", consent, "--out", profile) == 4
     assert "[consent_withdrawn]" in capsys.readouterr().err
     assert not profile.exists()
@@ -66,7 +66,7 @@ def test_a_withdrawal_counts_here_even_if_no_holder_can_be_told(bank, consent, c
     out = bank.folder / "withdrawal.json"
     assert command(bank, "consent", "withdraw", "--contract", "joint-score", consent, "--out", out) == 0
     assert "NO HOLDER was told" in capsys.readouterr().out
-    assert bank.state.withdrawn_enterprises() == {b"known-1"}
+    assert bank.state.withdrawn_enterprises(bank.agreed.digest()) == {b"known-1"}
     assert command(bank, "consent", "apply", "--contract", "joint-score", out) == 0  # as at a holder
 
 
@@ -81,7 +81,7 @@ def test_a_withdrawal_or_a_consent_of_another_key_is_refused(bank, consent, caps
     other = taken.model_copy(update={"consent": "ab" * 32, "enterprise": "known-2"})
     forged.write_bytes(sign_withdrawal(other, stranger))
     assert command(bank, "consent", "apply", "--contract", "joint-score", forged) == 5
-    assert bank.state.withdrawn_enterprises() == {b"known-1"}
+    assert bank.state.withdrawn_enterprises(bank.agreed.digest()) == {b"known-1"}
 
 
 def test_an_unknown_contract_and_a_missing_file_are_named(bank, consent, capsys):

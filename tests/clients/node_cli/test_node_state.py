@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -166,14 +166,33 @@ def test_what_is_spent_of_a_contract_adds_up_to_its_limit_and_survives_the_proce
     assert again.spend("ab", "runs", 1, 3) == again.spend("cd", "identifiers/bank", 1, 3) == 0
 
 
-def test_a_withdrawn_consent_is_remembered_with_its_enterprise(state):
+def test_a_withdrawn_consent_is_remembered_with_its_enterprise_and_contract(state):
     assert not state.is_withdrawn("ab" * 32)
     for _ in range(2):
-        state.save_withdrawal("ab" * 32, b"enterprise", datetime(2026, 6, 1, tzinfo=UTC))
+        state.save_withdrawal("one", "ab" * 32, b"enterprise", datetime(2026, 6, 1, tzinfo=UTC))
     again = NodeState(state.folder)
     assert again.is_withdrawn("ab" * 32)
     assert not again.is_withdrawn("cd" * 32)
-    assert again.withdrawn_enterprises() == {b"enterprise"}
+    assert again.withdrawn_enterprises("one") == {b"enterprise"}
+    assert again.withdrawn_enterprises("other") == set()
+
+
+def test_only_a_consent_given_later_under_the_same_contract_restores_an_enterprise(state):
+    noon = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    state.save_withdrawal("one", "ab" * 32, b"enterprise", noon)
+    east = timezone(timedelta(hours=8))
+    for contract, enterprise, given_at in (
+        ("other", b"enterprise", noon + timedelta(days=1)),
+        ("one", b"another", noon + timedelta(days=1)),
+        ("one", b"enterprise", datetime(2026, 6, 1, 19, 59, tzinfo=east)),  # a minute before noon
+        ("one", b"enterprise", noon),
+    ):
+        state.restore(contract, enterprise, given_at)
+        assert state.withdrawn_enterprises("one") == {b"enterprise"}
+    state.restore("one", b"enterprise", datetime(2026, 6, 1, 20, 1, tzinfo=east))
+    state.save_withdrawal("one", "ab" * 32, b"enterprise", noon)  # the old withdrawal again
+    assert state.withdrawn_enterprises("one") == set()
+    assert state.is_withdrawn("ab" * 32)
 
 
 def test_the_files_of_a_run_are_private(state):

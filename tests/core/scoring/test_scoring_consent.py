@@ -34,7 +34,9 @@ CONSENT = Consent(
     expires_at=NOW + timedelta(days=30),
     nonce="11" * 32,
 )
-WITHDRAWAL = Withdrawal(consent=consent_digest(CONSENT), enterprise=CONSENT.enterprise, withdrawn_at=NOW)
+WITHDRAWAL = Withdrawal(
+    contract_digest=CONTRACT, consent=consent_digest(CONSENT), enterprise=CONSENT.enterprise, withdrawn_at=NOW
+)
 
 
 def test_a_consent_and_a_withdrawal_are_what_was_signed():
