@@ -267,6 +267,12 @@ def test_the_consenting_bank_stops_scoring_at_once_and_before_the_next_column() 
     simulation.ask("close", 2)
 
 
+def test_a_bank_keeps_nothing_of_the_profiles_that_it_has_shown(served: Simulation) -> None:
+    for name in common(served)[:5]:
+        show(served, consent(served, name))
+    assert scorer(served)._bank._profiles == {}
+
+
 def test_a_withdrawal_that_somebody_else_signed_changes_nothing(served: Simulation) -> None:
     taken = Withdrawal(
         contract_digest=served.contract.digest(), consent="ab" * 32, enterprise="x", withdrawn_at=NOW

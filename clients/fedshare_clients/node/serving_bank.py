@@ -141,7 +141,9 @@ class ServingBank:
         self._since = clock()
         self._naming = threading.Lock()
         self._channel: Channel | None = None
-        self._profiles: list[tuple[dict[str, payload.Profile], Future[dict[str, payload.Profile]]]] = []
+        # By number: what is under way only, for a serving run may last for years.
+        self._profiles: dict[int, tuple[dict[str, payload.Profile], Future[dict[str, payload.Profile]]]] = {}
+        self._profiles_asked = 0
         self._withdrawn = 0
 
     def publish(self, channel: Channel) -> None:
@@ -165,7 +167,10 @@ class ServingBank:
             waiting, self._waiting = self._waiting, {}
             self._pending.clear()
             self._changed.notify_all()
-        futures: list[Future[Any]] = [*waiting.values(), *(asked for _, asked in list(self._profiles))]
+        futures: list[Future[Any]] = [
+            *waiting.values(),
+            *(asked for _, asked in list(self._profiles.values())),
+        ]
         for future in futures:
             if not future.done():
                 future.set_exception(UnavailableError(reason))
@@ -213,9 +218,10 @@ class ServingBank:
         future: Future[dict[str, payload.Profile]] = Future()
         with self._naming:
             channel = self._usable()
-            self._profiles.append(({}, future))
+            number, self._profiles_asked = self._profiles_asked, self._profiles_asked + 1
+            self._profiles[number] = ({}, future)
             for holder in self.holders:
-                channel.send(holder, payload.ProfileRequest(consent=consent), len(self._profiles) - 1)
+                channel.send(holder, payload.ProfileRequest(consent=consent), number)
         return future
 
     def withdraw(self, withdrawal: bytes) -> None:
@@ -284,11 +290,14 @@ class ServingBank:
 
     def _take_profile(self, holder: str, number: int, message: payload.Profile) -> None:
         with self._naming:
-            if number >= len(self._profiles):
+            if number not in self._profiles:
                 raise ProtocolError(f"{holder} shows a profile that it was not asked for")
             shown, future = self._profiles[number]
             shown[holder] = message
-            if len(shown) == len(self.holders) and not future.done():
+            if len(shown) < len(self.holders):
+                return
+            del self._profiles[number]
+            if not future.done():
                 future.set_result(shown)
 
     def _take_answer(
