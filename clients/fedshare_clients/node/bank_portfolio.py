@@ -4,13 +4,16 @@
 2. From these counts the banks agree on what may be shown (``fedshare.credit.release``): nothing about few customers,
    neither of all banks nor, once a bank subtracts its own, of the others. Each then remembers its own holdings before
    it says more, so that no later answer differs from this one by few customers.
-3. Amounts are summed over what may be shown and the rest only; then the squares of shares and the names above the limit.
+3. Amounts are summed over what may be shown and the rest only. Which of its own names are above the limit each bank sees by
+   itself: a sum of squares, or a count of large names, would show the largest name of the others.
 
-What is remembered is this bank's own: customers, their cells and exposures, in its state folder.
+What is remembered is this bank's own: customers, their cells and exposures, in its state folder, for the same banks whatever
+the contract. A customer stays in the cell in which it was first counted: moving, it would cancel in the sum over both cells.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,13 +28,14 @@ from fedshare.credit.concentration import (
     verify_amounts,
 )
 from fedshare.credit.release import Earlier, ReleasePlan, plan_release
-from fedshare.errors import DataError
+from fedshare.errors import DataError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from fedshare.contract.model import Contract
     from fedshare.contract.portfolio import Portfolio
 
     from .bank_sums import BankSums
@@ -39,13 +43,10 @@ if TYPE_CHECKING:
     from .data.table import Table
     from .pricing import PortfolioConfig
 
-__all__ = ["BankPortfolio", "PortfolioMemory", "StoredAnswer"]
+__all__ = ["BankPortfolio", "PortfolioMemory", "StoredAnswer", "memory_name"]
 
 _AMOUNT_BITS = 4
 """Fractional bits of an amount: all banks' exposure in one cell stays below 2^57."""
-
-_SHARE_BITS = 40
-"""Fractional bits of a sum of squared shares, and of a count beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +57,29 @@ class StoredAnswer:
         shown: by dimension, whether each cell was shown by itself.
         withheld: whether nothing was shown.
         holdings: by customer: the cell in each dimension, and the exposure.
+        cells: by dimension, the names of the cells.
     """
 
     shown: Mapping[str, Sequence[bool]]
     withheld: bool
     holdings: Mapping[str, Sequence[float]]
+    cells: Mapping[str, Sequence[str]]
 
 
 class PortfolioMemory(Protocol):
-    """Where answers are remembered, per contract."""
+    """Where answers of the same banks are remembered, whatever the contract."""
 
     def answers(self) -> list[StoredAnswer]:
         """Return every answer so far, the first one first."""
 
     def remember(self, answer: StoredAnswer) -> None:
         """Store an answer durably. Raises ``StorageError`` if the disk refuses."""
+
+
+def memory_name(contract: Contract) -> str:
+    """Return what names the banks of ``contract`` together: the same under every contract between them."""
+    keys = sorted(bank.identity_key_bytes() for bank in contract.banks())
+    return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
 class BankPortfolio:
@@ -89,7 +98,15 @@ class BankPortfolio:
 
         Raises:
             DataError: an exposure is impossible, or a column is not there or of another kind.
+            RefusedError: ``portfolio_differs``: the same banks have shown other cells, under another contract.
         """
+        if any(answer.cells != self._cell_names() for answer in self._memory.answers()):
+            raise RefusedError(
+                "portfolio_differs",
+                "these banks have added up their portfolio over other industries or regions: tables with different cells, "
+                "side by side, would show few customers; a contract with the same ones is needed",
+                party=party,
+            )
         exposure = self._exposure(table)
         verify_amounts(
             exposure, np.zeros(len(exposure)), party=party, source=table.source, field=self._settings.exposure
@@ -110,14 +127,14 @@ class BankPortfolio:
             minimum: the contract's minimum cohort.
         """
         exposure = self._exposure(table)
-        cells = {dimension: self._cells(table, dimension) for dimension in DIMENSIONS}
-        # 1. Counts.
+        earlier = self._memory.answers()
         names = [each.decode() for each in table.identifiers]
+        cells = self._first_cells(table, names, earlier)
+        # 1. Counts.
         holdings = {
             name: (float(cells["industry"][row]), float(cells["region"][row]), float(exposure[row]))
             for row, name in enumerate(names)
         }
-        earlier = self._memory.answers()
         own = self._counts(cells, holdings, earlier)
         total = _split(
             np.rint(sums.total(channel, "customers of the portfolio", _joined(own), 0)).astype(np.int64), own
@@ -126,7 +143,7 @@ class BankPortfolio:
         plans = self._agree(channel, sums, own, total, earlier, minimum)
         withheld = any(plan.withheld for plan in plans.values())
         shown = {dimension: plan.shown.tolist() for dimension, plan in plans.items()}
-        self._memory.remember(StoredAnswer(shown, withheld, holdings))
+        self._memory.remember(StoredAnswer(shown, withheld, holdings, self._cell_names()))
         if withheld:
             return {"withheld": True}
         # 3. Amounts.
@@ -146,18 +163,10 @@ class BankPortfolio:
         # HHI over names: one that owes two banks counts as two, so it is a lower bound of the true one.
         whole = tables["industry"].exposure
         over = names_over_limit(exposure, whole, self._terms.single_name_limit)
-        squares = sums.total(
-            channel,
-            "shares of names",
-            np.array([float(((exposure / whole) ** 2).sum()), len(over)]),
-            _SHARE_BITS,
-        )
         return {
             "withheld": False,
             "exposure": whole,
             "expected_loss": tables["industry"].expected_loss,
-            "name_hhi": float(squares[0]),
-            "names_over_limit": round(float(squares[1])),
             "single_name_limit": self._terms.single_name_limit,
             "own_names_over_limit": [names[row] for row in over.tolist()],
             "tables": {dimension: asdict(table) for dimension, table in tables.items()},
@@ -213,6 +222,21 @@ class BankPortfolio:
             allowed = {
                 dimension: allowed[dimension] & (found[dimension][0] < 0.5) for dimension in DIMENSIONS
             }
+
+    def _cell_names(self) -> dict[str, list[str]]:
+        return {dimension: list(self._terms.cells(dimension)) for dimension in DIMENSIONS}
+
+    def _first_cells(
+        self, table: Table, names: Sequence[str], earlier: Sequence[StoredAnswer]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the cell of every customer by dimension, for one that an earlier answer counted as it did."""
+        cells = {dimension: self._cells(table, dimension) for dimension in DIMENSIONS}
+        for answer in reversed(earlier):
+            for row, name in enumerate(names):
+                if name in answer.holdings:
+                    for place, dimension in enumerate(DIMENSIONS):
+                        cells[dimension][row] = int(answer.holdings[name][place])
+        return cells
 
     def _exposure(self, table: Table) -> NDArray[np.float64]:
         values = table.column(self._settings.exposure)

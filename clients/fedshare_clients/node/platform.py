@@ -24,7 +24,7 @@ from fedshare.scoring.answer import Band
 from fedshare_clients.auditor.witness import Witness
 
 from .audit_client import AuditClient
-from .bank_portfolio import BankPortfolio, StoredAnswer
+from .bank_portfolio import BankPortfolio, StoredAnswer, memory_name
 from .contracts import ContractClient, tls_identity, verify_own_part
 from .data import load
 from .exchange import ExchangeClient
@@ -156,7 +156,7 @@ class NodePlatform:
         config = self._config
         if contract.portfolio is None or config.portfolio is None or config.pricing is None:
             return None
-        memory = _Answers(self._state, contract.digest())
+        memory = _Answers(self._state, memory_name(contract))
         return BankPortfolio(contract.portfolio, config.portfolio, config.pricing.loss_given_default, memory)
 
     def open_transport(self, run_id: int, peers: frozenset[str]) -> ExchangeClient:
@@ -263,15 +263,15 @@ class NodePlatform:
 class _Answers:
     """``PortfolioMemory`` in the state folder."""
 
-    def __init__(self, state: NodeState, digest: str) -> None:
+    def __init__(self, state: NodeState, banks: str) -> None:
         self._state = state
-        self._digest = digest
+        self._banks = banks
 
     def answers(self) -> list[StoredAnswer]:
-        return [StoredAnswer(**each) for each in self._state.portfolio_answers(self._digest)]
+        return [StoredAnswer(**each) for each in self._state.portfolio_answers(self._banks)]
 
     def remember(self, answer: StoredAnswer) -> None:
-        self._state.add_portfolio_answer(self._digest, asdict(answer))
+        self._state.add_portfolio_answer(self._banks, asdict(answer))
 
 
 def run_node(config: NodeConfig, state: NodeState) -> None:

@@ -20,7 +20,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
                           over whom their sums were
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
-    portfolios/CONTRACT/  what earlier portfolios showed, and the own holdings at that time
+    portfolios/BANKS/     what earlier portfolios showed, and the own holdings at that time
     flower/               the SuperNode's own files
 """
 
@@ -621,27 +621,27 @@ class NodeState:
             raise ConfigError(f"{path}: cannot be read or is damaged; restore it from a backup") from error
         return document
 
-    def portfolio_answers(self, digest: str) -> list[dict[str, Any]]:
-        """Return what was remembered of every portfolio under a contract, the first one first.
+    def portfolio_answers(self, banks: str) -> list[dict[str, Any]]:
+        """Return what was remembered of every portfolio of the same banks, the first one first.
 
         Raises:
             ConfigError: a file is damaged.
         """
-        paths = sorted((self.folder / "portfolios" / digest).glob("*.json"))
+        paths = sorted((self.folder / "portfolios" / banks).glob("*.json"))
         try:
             return [json.loads(path.read_bytes()) for path in paths]
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{self.folder / 'portfolios' / digest}: cannot be read or is damaged; restore it from a backup"
+                f"{self.folder / 'portfolios' / banks}: cannot be read or is damaged; restore it from a backup"
             ) from error
 
-    def add_portfolio_answer(self, digest: str, document: Mapping[str, Any]) -> None:
-        """Remember another portfolio under a contract, durably.
+    def add_portfolio_answer(self, banks: str, document: Mapping[str, Any]) -> None:
+        """Remember another portfolio of the same banks, durably.
 
         Raises:
             StorageError: the disk refused.
         """
-        folder = self.folder / "portfolios" / digest
+        folder = self.folder / "portfolios" / banks
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -23,7 +23,7 @@ class Portfolio(BaseModel):
     Attributes:
         industries: the cells of the table by industry, as every bank's data spells them; ``other`` is added.
         regions: the same by region.
-        single_name_limit: a name above this share of the exposure of all banks is counted; its bank learns which.
+        single_name_limit: of a name above this share of the exposure of all banks its own bank learns, and nobody else.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

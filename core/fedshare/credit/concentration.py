@@ -119,7 +119,7 @@ def changed_customers(
     """Return how many of one bank's customers changed in each cell since an earlier answer, shape ``[cells]``.
 
     Args:
-        now: cell and exposure of each customer.
+        now: cell and exposure of each customer, who keeps the cell of earlier answers.
         before: the same as of the earlier answer; empty if this bank took no part in it.
         cells: how many cells there are.
     """

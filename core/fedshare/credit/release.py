@@ -3,7 +3,8 @@
 A table has one cell per industry, or per region, and a total. Showing a total and all cells but one shows that one, so
 cells are left out in company (complementary suppression); and two answers at different times show their difference, so
 a cell is shown again only if enough customers changed in it, or none (differencing check). Cells left out appear as one
-sum, the rest. Decisions look at counts only, which are summed before any amount is.
+sum, the rest, and stay left out; and what is in the rest must be enough when all that earlier answers showed of it, and that
+has not changed, is taken from it. Decisions look at counts only, which are summed before any amount is.
 
     >>> plan = plan_release(customers, minimum=30)
     >>> later = plan_release(customers_now, minimum=30, earlier=[Earlier(plan, changed)])
@@ -19,7 +20,7 @@ import numpy as np
 from fedshare.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -54,8 +55,8 @@ class Earlier:
 
     Attributes:
         plan: what it showed.
-        changed: customers of each cell who came, left or have another amount since, shape ``[C]``; one who moved
-            between two cells counts in both.
+        changed: customers of each cell who came, left or have another amount since, shape ``[C]``. Nobody moves between cells:
+            who did would cancel in the sum over both and hide others' changes there.
     """
 
     plan: ReleasePlan
@@ -71,8 +72,9 @@ def plan_release(
 ) -> ReleasePlan:
     """Return which cells to show.
 
-    Whatever is shown, the rest included, is about at least ``minimum`` customers or none; and of whatever both this answer
-    and an earlier one add up, at least ``minimum`` customers changed or none. Empty cells are shown, and hide nobody.
+    Whatever is shown, the rest included, is about at least ``minimum`` customers or none, and since every earlier answer
+    at least ``minimum`` of them changed or none. No cell is shown that an earlier answer left out, so that the rest only
+    grows and no two answers together show more than each of these sums and its change. Empty cells are shown, and hide nobody.
 
     Args:
         customers: of each cell, shape ``[C]``: of all banks, or, for what a bank could work out by subtracting its own
@@ -92,6 +94,9 @@ def plan_release(
     if minimum < 1:
         raise ParameterError("the minimum cohort is at least 1")
     shown = (customers == 0) | (customers >= minimum)
+    for answer in earlier:
+        if not answer.plan.withheld:
+            shown &= answer.plan.shown
     if within is not None:
         shown &= within
     while True:
@@ -107,15 +112,21 @@ def _first_problem(
     shown: NDArray[np.bool_], customers: NDArray[np.int64], minimum: int, earlier: Sequence[Earlier]
 ) -> NDArray[np.bool_] | None:
     """Return cells to hide as well, none of them shown if that is no help, or None if all is well."""
-    if 0 < int(customers[~shown].sum()) < minimum:
-        return _next_smallest(shown, customers)
-    for answer in earlier:
-        if answer.plan.withheld:
-            continue
-        for union in _common_unions(answer.plan.shown, shown):
-            if 0 < int(answer.changed[union].sum()) < minimum:
-                # The union joins the rest; if it is the rest already, another cell does.
-                return union if (union & shown).any() else _next_smallest(shown, customers)
+    # What is left of a sum that holds the cell when the cell's sum of an earlier answer is taken from it, or is not.
+    left = customers.copy()
+    given = [answer for answer in earlier if not answer.plan.withheld]
+    for answer in given:
+        few = (answer.changed > 0) & (answer.changed < minimum) & shown
+        if few.any():
+            return few
+        left = np.where(answer.plan.shown, np.minimum(left, answer.changed), left)
+    rests = [int(left[~shown].sum())]
+    rests += [
+        int(left[~shown & answer.plan.shown].sum() + answer.changed[~answer.plan.shown].sum())
+        for answer in given
+    ]
+    if any(0 < each < minimum for each in rests):
+        return _next_smallest(shown & (left > 0), customers)
     return None
 
 
@@ -126,16 +137,3 @@ def _next_smallest(shown: NDArray[np.bool_], customers: NDArray[np.int64]) -> ND
     if candidates.size:
         chosen[candidates[np.argmin(customers[candidates])]] = True
     return chosen
-
-
-def _common_unions(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Yield the smallest sets of cells whose sum follows from either answer."""
-    for cell in np.flatnonzero(before & now):
-        yield np.arange(len(now)) == cell
-    old_rest, new_rest = ~before, ~now
-    if (old_rest & new_rest).any():
-        yield old_rest | new_rest
-        return
-    for rest in (old_rest, new_rest):
-        if rest.any():
-            yield rest

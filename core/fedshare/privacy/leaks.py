@@ -651,7 +651,9 @@ def _portfolio_shows(contract: Contract) -> list[str]:
         f"{everyone}: {amounts}, and how they changed since an earlier run if {cohort} or more customers did",
         f"by subtracting its own part: the same of all others, again of {cohort} customers or more",
         f"{everyone}: which of these cells some bank objects to show, for lack of customers of the others",
-        f"{everyone}: how many names are above {agreed.single_name_limit:.1%} of the exposure",
+        "of such an amount one large customer may be the most: then it shows about what that one owes",
+        "the tables by industry and by region each keep this by themselves, not against one another",
+        "of a bank that joins or leaves, by comparing with a contract without it: its own part of these sums",
     ]
 
 

@@ -1,10 +1,10 @@
 """What may be shown never isolates few customers: by subtraction from a total, or from an earlier answer."""
 
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedshare.credit.release import Earlier, plan_release
@@ -87,6 +87,52 @@ def test_a_rest_of_too_few_grows_until_it_is_large_enough():
         False,
         True,
     ]
+
+
+def test_a_cell_that_was_left_out_stays_in_the_rest():
+    # Shown in the second answer, the third cell less the fourth of the first one would leave few customers.
+    first = plan_release(np.array([100, 41, 40, 1]), minimum=30)
+    second = plan_release(
+        np.array([100, 41, 80, 1]), minimum=30, earlier=[Earlier(first, np.array([0, 0, 40, 0]))]
+    )
+    assert first.shown.tolist() == second.shown.tolist() == [True, True, False, False]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.integers(1, 6), st.sampled_from(["stayed", "came", "left", "owes other"])
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_no_combination_of_two_answers_is_about_fewer_than_the_minimum_cohort(blocks):
+    """The slow oracle adds and subtracts the sums of both in every way, and counts whose amounts do not cancel."""
+    minimum, counts = 5, np.zeros((2, 4), dtype=np.int64)
+    changed = np.zeros(4, dtype=np.int64)
+    for cell, size, what in blocks:
+        counts[0, cell] += size * (what != "came")
+        counts[1, cell] += size * (what != "left")
+        changed[cell] += size * (what != "stayed")
+    first = plan_release(counts[0], minimum=minimum)
+    second = plan_release(counts[1], minimum=minimum, earlier=[Earlier(first, changed)])
+    sums = [
+        (answer, group)
+        for answer, plan in enumerate((first, second))
+        if not plan.withheld
+        for group in np.unique(plan.groups()).tolist()
+    ]
+    groups = [plan.groups() for plan in (first, second)]
+    for signs in product((-1, 0, 1), repeat=len(sums)):
+        weight = dict(zip(sums, signs, strict=True))
+        about = 0
+        for cell, size, what in blocks:
+            now, then = (weight.get((answer, int(groups[answer][cell])), 0) for answer in (1, 0))
+            shown = {"stayed": now + then, "came": now, "left": then, "owes other": abs(now) + abs(then)}
+            about += size * (shown[what] != 0)
+        assert about == 0 or about >= minimum
 
 
 def test_one_new_customer_hides_the_cell_that_showed_it():
