@@ -28,6 +28,8 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # On a busy host pings arrive in bunches; nodes are known, and a node that is cut off for that only comes back.
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 
 
