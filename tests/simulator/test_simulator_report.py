@@ -226,6 +226,7 @@ def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_
     banks = [bank.id for bank in simulation.contract.banks()]
     first, *others = [report_of(simulation, bank, tmp_path) for bank in banks]
     assert first["all_banks"]["banks"] == 3
+    assert any("bins that all banks share" in limit for limit in first["limits"])
     assert all(each["all_banks"] == first["all_banks"] for each in others)
     for name, column in (("federated", "score"), ("bank_only", "bank_only")):
         edges = simulation.platforms[banks[0]].result["all_banks"][name]["histogram"]["upper"]

@@ -236,6 +236,10 @@ def _limits(document: Mapping[str, Any], contract: Contract, sample: Sample) -> 
             f"{lost:,} customers are not known to every holder and are in no figure; whoever scores such customers has "
             "no evidence here."
         )
+    if len(contract.banks()) > 1:
+        limits.append(
+            "The bank's own model uses the bins that all banks share; with bins of its own it could rank better."
+        )
     if len(contract.holders()) == 1:
         limits.append(
             "With one feature holder the bank sees that holder's own partial score, not only a sum."
