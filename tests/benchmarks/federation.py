@@ -270,11 +270,17 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class _Sums:
-    """``SumMemory`` of a party whose every run is its first."""
+class _Memory:
+    """``BankMemory`` of a party whose every run is its first."""
 
     def extend_sums(self, choose: Any) -> None:
         choose(bytes(32), [])
+
+    def shared_band(self, _digest: str, _peer: str) -> None:
+        pass
+
+    def save_shared_band(self, _digest: str, _peer: str, _band: Any) -> None:
+        pass
 
 
 @dataclass
@@ -298,7 +304,7 @@ class _Platform:
     def __post_init__(self) -> None:
         self.identity = self.work.identity(self.party)
         self.withdrawals = NodeState(self.folder)
-        self.sums = _Sums()
+        self.memory = _Memory()
         self.privacy = PrivacyAccount(self.party, PrivacyConfig(), NodeState(self.folder), self.now)
 
     def now(self) -> datetime:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedshare.audit.statements import Statement
     from fedshare.errors import FedshareError
     from fedshare.identity.envelope import Envelope
+    from fedshare.privacy.bands import Band
     from fedshare.privacy.budget import Spending
     from fedshare.privacy.differences import Marks
     from fedshare_clients.node.progress import Progress
@@ -163,14 +164,21 @@ class MemoryBudget:
         return changed
 
 
-class MemorySums:
-    """What a state folder remembers of the customers in earlier sums."""
+class BankMemory:
+    """What a state folder remembers of the customers in earlier sums, and of those that are shared."""
 
     def __init__(self) -> None:
         self.stored: list[Marks] = []
+        self.bands: dict[tuple[str, str], Band] = {}
 
     def extend_sums(self, choose: Callable[[bytes, list[Marks]], Iterable[Marks]]) -> None:
         self.stored += choose(bytes(range(32)), list(self.stored))
+
+    def shared_band(self, digest: str, peer: str) -> Band | None:
+        return self.bands.get((digest, peer))
+
+    def save_shared_band(self, digest: str, peer: str, band: Band) -> None:
+        self.bands[digest, peer] = band
 
 
 class MemoryWithdrawals:
@@ -231,7 +239,7 @@ class MemoryPlatform:
     begun: set[int] = field(default_factory=set)
     unseen_phase: str = ""
     budget: MemoryBudget = field(default_factory=MemoryBudget)
-    sums: MemorySums = field(default_factory=MemorySums)
+    memory: BankMemory = field(default_factory=BankMemory)
     privacy_config: PrivacyConfig = field(default_factory=PrivacyConfig)
     remembered: list[StoredAnswer] = field(default_factory=list)
 

@@ -13,6 +13,7 @@ from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.metrics import auc
 from fedshare.errors import ConfigError
 from fedshare.identity.envelope import Envelope
+from fedshare.privacy.bands import Band
 from fedshare.training.customers import Customers, Evaluation
 from fedshare.training.scorecard import centralised_fit
 from fedshare_clients.node.bank_training import OtherBanks
@@ -330,14 +331,49 @@ def overlapping() -> dict[str, Table]:
     return tables
 
 
-def test_shared_customers_are_counted_and_count_once_per_bank() -> None:
-    simulation = run(overlapping(), **TINY, between_banks={"count_shared_customers": True})
-    shared = {bank: saved(simulation, bank)["shared_customers"] for bank in banks_of(simulation)}
+SHARED: dict[str, Any] = {**TINY, "minimum_cohort": 5, "between_banks": {"count_shared_customers": True}}
+
+
+def bands(simulation: Simulation, run_id: int = 1) -> dict[str, dict[str, Any]]:
+    """Return what each bank says of every other one."""
+    return {
+        bank: simulation.platforms[bank].results[run_id]["shared_customers"] for bank in banks_of(simulation)
+    }
+
+
+def test_shared_customers_are_counted_in_bands_and_count_once_per_bank() -> None:
+    simulation = run(overlapping(), **SHARED)
+    shared = bands(simulation)
     aligned = {bank: set(simulation.platforms[bank].customers["identifier"]) for bank in shared}  # type: ignore[index]
     for bank, counts in shared.items():
-        assert counts == {other: len(aligned[bank] & aligned[other]) for other in shared if other != bank}
-    assert shared["bank-a"]["bank-c"] > 30
+        for other, band in counts.items():
+            count = len(aligned[bank] & aligned[other])
+            assert band["at_least"] <= count
+            assert not band["below"] or band["below"] == band["at_least"] + 5 > count
+            assert shared[other][bank] == band
+    assert shared["bank-a"]["bank-c"]["at_least"] >= 30
+    assert shared["bank-a"]["bank-b"] == {"at_least": 0, "below": 5}
     assert sum(saved(simulation, bank)["aligned"] for bank in shared) > len(set.union(*aligned.values()))
+
+
+def test_shared_customers_are_counted_in_the_first_run_only() -> None:
+    simulation = run(overlapping(), **SHARED)
+    third = simulation.platforms["bank-c"].table
+    simulation.platforms["bank-c"].table = third.take(np.arange(len(third) - 20))
+    crossed = len(simulation.exchange.crossed)
+    first = bands(simulation)
+    assert {reply["status"] for reply in simulation.run(2).values()} == {"ok"}
+    assert bands(simulation, 2) == first
+    steps = [envelope.step.split("/")[0] for envelope in simulation.exchange.crossed[crossed:]]
+    assert "CustomerAnswer" not in steps
+
+
+def test_a_bank_that_has_answered_answers_no_other_count() -> None:
+    simulation = run(overlapping(), **SHARED)
+    simulation.platforms["bank-a"].memory.bands.clear()
+    assert {reply["status"] for reply in simulation.run(2).values()} == {"ok"}
+    assert bands(simulation, 2)["bank-a"]["bank-c"] == {"at_least": 0, "below": 0}
+    assert bands(simulation, 2)["bank-c"]["bank-a"] == bands(simulation)["bank-c"]["bank-a"]
 
 
 def test_nobody_counts_shared_customers_unless_the_contract_says_so(three: Simulation) -> None:
@@ -345,11 +381,13 @@ def test_nobody_counts_shared_customers_unless_the_contract_says_so(three: Simul
     assert not any(envelope.step.startswith("Customer") for envelope in three.exchange.crossed)
 
 
-def test_a_count_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedshare_clients.node.shared_customers.count_common", lambda own, other: 10**6)
+def test_a_band_that_shows_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fedshare_clients.node.shared_customers.band_of", lambda count, minimum, cap: Band(10**6, 0)
+    )
     simulation = small(between_banks={"count_shared_customers": True})
     reasons = assert_ended(simulation, simulation.run())
-    assert "more shared customers than this bank has" in str(reasons)
+    assert "more shared customers than this bank lets be shown" in str(reasons)
 
 
 def test_every_bin_holds_the_minimum_cohort_of_the_banks_that_do_not_lead(three: Simulation) -> None:

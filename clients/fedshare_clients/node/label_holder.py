@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.special import expit
@@ -39,10 +39,10 @@ from .bank_network import BankNetwork, contract_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
-from .held_back import held_back
+from .held_back import SumMemory, held_back
 from .masks import masked
 from .progress import Progress
-from .shared_customers import count_shared
+from .shared_customers import BandMemory, count_shared
 from .words import decode_fixed, pack_words, unpack_words
 
 if TYPE_CHECKING:
@@ -56,10 +56,13 @@ if TYPE_CHECKING:
     from .bank_portfolio import BankPortfolio
     from .channel import Channel
     from .data.table import Table
-    from .held_back import SumMemory
     from .progress import ProgressSink
 
-__all__ = ["LabelHolder"]
+__all__ = ["BankMemory", "LabelHolder"]
+
+
+class BankMemory(SumMemory, BandMemory, Protocol):
+    """What a bank remembers over runs."""
 
 
 class LabelHolder:
@@ -74,13 +77,13 @@ class LabelHolder:
         randomness: Randomness,
         report: ProgressSink,
         outcomes: Callable[[Table], NDArray[np.float64]],
-        memory: SumMemory,
+        memory: BankMemory,
         portfolio: BankPortfolio | None = None,
     ) -> None:
         """Take the customers.
 
         ``outcomes`` returns what training uses of the labels of a table: with label privacy, debiased noisy ones.
-        ``memory`` knows over whom the sums of earlier runs were.
+        ``memory`` knows over whom the sums of earlier runs were, and about how many customers are shared.
         ``portfolio`` has their exposures, if the contract has those added up.
 
         Raises:
@@ -139,9 +142,12 @@ class LabelHolder:
         self._positions = {holder: found[holder][taking_part] for holder in self._holders}
         self._pad_keys = {holder: pad_keys[holder][taking_part] for holder in self._holders}
         self._verify_cohort(len(self._table), len(aligned))
-        self._shared: dict[str, int] | None = None
+        self._shared: dict[str, dict[str, int]] | None = None
         if self._contract.between_banks.count_shared_customers and self._sums.others:
-            self._shared = count_shared(channel, self._banks, self._aligned.identifiers, self._randomness)
+            bands = count_shared(
+                channel, self._contract, self._aligned.identifiers, self._memory, self._randomness
+            )
+            self._shared = {bank: asdict(band) for bank, band in bands.items()}
         held = f", {self._held_back} of them held back" if self._held_back else ""
         self._report(
             Progress(

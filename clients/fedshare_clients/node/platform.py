@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .config import NodeConfig
     from .consents import Withdrawals
     from .data import Table
-    from .held_back import SumMemory
+    from .label_holder import BankMemory
     from .progress import Progress, ProgressSink
     from .state import NodeState
     from .supernode import SuperNode
@@ -83,7 +83,7 @@ class NodePlatform:
         self.receive_timeout_seconds = config.limits.receive_timeout_seconds
         self.randomness = os.urandom
         self.withdrawals: Withdrawals = state
-        self.sums: SumMemory = state
+        self.memory: BankMemory = state
         self.scoring = ScoringSettings()
         if config.scoring is not None:
             self.scoring = ScoringSettings(

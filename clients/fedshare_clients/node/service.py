@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .channel import Transport
     from .consents import Withdrawals
     from .data.table import Table
-    from .held_back import SumMemory
+    from .label_holder import BankMemory
     from .privacy import PrivacyAccount
     from .progress import ProgressSink
     from .serving import ScoringSettings
@@ -70,7 +70,7 @@ class Platform(Protocol):
     scoring: ScoringSettings
     withdrawals: Withdrawals
     privacy: PrivacyAccount
-    sums: SumMemory
+    memory: BankMemory
     receive_timeout_seconds: float
     randomness: Randomness
 
@@ -355,7 +355,7 @@ class NodeService:
                 platform.randomness,
                 report,
                 partial(platform.privacy.outcomes, contract),
-                platform.sums,
+                platform.memory,
                 platform.portfolio(contract),
             )
         return role, table.digest()

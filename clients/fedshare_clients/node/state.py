@@ -17,7 +17,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     seen.checkpoint       the last tree of that log on which this node acted
     witness/              the last tree of that log that this node cosigned; never restore it from a backup
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs,
-                          over whom their sums were
+                          over whom their sums were, about how many customers other banks share
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
     portfolios/BANKS/     what earlier portfolios showed, and the own holdings at that time
@@ -51,6 +51,7 @@ from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, ProtocolError, StorageError
 from fedshare.identity.certificates import key_to_pem, read_key
 from fedshare.identity.keys import IdentityKey
+from fedshare.privacy.bands import Band
 from fedshare.privacy.budget import Spending
 from fedshare.privacy.differences import Marks
 
@@ -85,6 +86,9 @@ CREATE TABLE IF NOT EXISTS withdrawals (
     consent TEXT PRIMARY KEY, contract TEXT NOT NULL, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL,
     restored INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS shared (
+    digest TEXT NOT NULL, peer TEXT NOT NULL, at_least INTEGER NOT NULL, below INTEGER NOT NULL,
+    PRIMARY KEY (digest, peer));
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -523,6 +527,21 @@ class NodeState:
                 stored = tuple(each.astype("<u8").tobytes() for each in (marks.customers, marks.outcomes))
                 if stored not in rows:
                     database.execute("INSERT INTO summed VALUES (?, ?)", stored)
+
+    def shared_band(self, digest: str, peer: str) -> Band | None:
+        """Return about how many customers another bank shares; see ``shared_customers.BandMemory``."""
+        with self._database() as database:
+            row = database.execute(
+                "SELECT at_least, below FROM shared WHERE digest = ? AND peer = ?", (digest, peer)
+            ).fetchone()
+        return None if row is None else Band(*row)
+
+    def save_shared_band(self, digest: str, peer: str, band: Band) -> None:
+        """Store about how many customers another bank shares, under a contract."""
+        with self._database() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)", (digest, peer, band.at_least, band.below)
+            )
 
     def save_withdrawal(self, contract: str, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
         """Remember that a consent was taken back; see ``consents.Withdrawals``. The same one again changes nothing."""

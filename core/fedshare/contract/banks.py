@@ -27,7 +27,7 @@ class BetweenBanks(BaseModel):
             other's: its counts and gradients, not its customers. Such a contract is refused unless this is true.
         personal_intercepts: whether every bank has an intercept of its own, which never leaves it, instead of
             one for all.
-        count_shared_customers: whether every two banks learn how many customers they share, not which. Such a customer
+        count_shared_customers: whether every two banks learn about how many customers they share, not which. Such a customer
             counts once per bank either way.
         lost_bank: what the loss of a bank, other than the first, does to the training of a network without feature
             holders: ``end`` the run, or ``repeat`` the sum that it is missing from among the rest, of whom three at least

@@ -151,29 +151,31 @@ LEDGER: tuple[Leak, ...] = (
     ),
     Leak(
         message="CustomerAnswer",
-        fields=("again", "elements"),
+        fields=("again", "elements", "cap"),
         phase="align",
         sender="label_holder",
         recipient="label_holder",
         sealed=True,
         feature_holder=_NOTHING,
-        label_holder="the same of the answering bank; the number of customers that both have, not which",
+        label_holder="the same of the answering bank; the earlier bank's node can count, once per contract, exactly how many "
+        "customers both have, not which, and shows a band",
         coordinator="the same, from the size",
         auditor=_SIZES,
         needed="as CustomerElements",
     ),
     Leak(
         message="SharedCustomers",
-        fields=("count",),
+        fields=("at_least", "below"),
         phase="align",
         sender="label_holder",
         recipient="label_holder",
         sealed=True,
         feature_holder=_NOTHING,
-        label_holder="the number of customers that both have, not which",
+        label_holder="between which two multiples of the minimum cohort the number of customers that both have lies, not "
+        "which; only that there are many where they come near either bank's number",
         coordinator=_NOTHING,
         auditor=_SIZES,
-        needed="both banks report the same number",
+        needed="both banks report the same band",
     ),
     Leak(
         message="SecretOffers",
@@ -626,7 +628,8 @@ def _banks_learn(contract: Contract) -> list[str]:
         lines = [line for line in lines if not line.startswith(leads)]  # nobody leads a search
     if contract.between_banks.count_shared_customers:
         lines.append(
-            "of each: how many customers it shares with this bank, and how many it has to a factor of two"
+            f"of each: about how many customers it shares with this bank, in steps of {contract.minimum_cohort:,} and once for "
+            "all runs (exactly, at the node of the earlier of two banks), and how many it has to a factor of two"
         )
     if len(banks) == 2:
         lines.append(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedshare.errors import ConfigError, ProtocolError, RefusedError, StorageError
+from fedshare.privacy.bands import Band
 from fedshare.privacy.differences import Marks
 from fedshare_clients.node.config import load_config, parse_config
 from fedshare_clients.node.state import NodeState, RunRecord, write_private
@@ -283,3 +284,12 @@ def test_sums_that_are_refused_are_not_remembered(state):
         state.extend_sums(refuse)
     state.extend_sums(lambda _key, earlier: earlier)
     state.extend_sums(lambda _key, earlier: [] if not earlier else pytest.fail("something was remembered"))
+
+
+def test_a_band_of_shared_customers_is_kept_per_contract_and_survives_the_process(state):
+    assert state.shared_band("ab", "bank-b") is None
+    state.save_shared_band("ab", "bank-b", Band(0, 0))
+    state.save_shared_band("ab", "bank-b", Band(30, 60))
+    again = NodeState(state.folder)
+    assert again.shared_band("ab", "bank-b") == Band(30, 60)
+    assert again.shared_band("cd", "bank-b") is None

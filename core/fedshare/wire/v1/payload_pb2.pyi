@@ -604,39 +604,51 @@ class CustomerAnswer(message.Message):
 
     AGAIN_FIELD_NUMBER: builtins.int
     ELEMENTS_FIELD_NUMBER: builtins.int
+    CAP_FIELD_NUMBER: builtins.int
     again: builtins.bytes
     """The elements that came, under the answering bank's power as well, in another random order. Checked like them."""
     elements: builtins.bytes
-    """The answering bank's own customers under its own power, as in CustomerElements."""
+    """The answering bank's own customers under its own power, as in CustomerElements. Empty, as `again` is, if it has
+    answered before under the contract.
+    """
+    cap: builtins.int
+    """From how many shared customers on their number is not bounded above: the minimum cohort times a power of two, that many
+    fewer at least than the answering bank has; 0 if nothing may be shown.
+    """
     def __init__(
         self,
         *,
         again: builtins.bytes = ...,
         elements: builtins.bytes = ...,
+        cap: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["again", b"again", "elements", b"elements"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["again", b"again", "cap", b"cap", "elements", b"elements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class SharedCustomers(message.Message):
-    """What the bank that asked has counted."""
+    """About how many customers both have: what the bank that asked has counted, in the first run of the contract."""
 
     DESCRIPTOR: descriptor.Descriptor
 
-    COUNT_FIELD_NUMBER: builtins.int
-    count: builtins.int
-    """Customers that both have. The receiver checks that it has as many."""
+    AT_LEAST_FIELD_NUMBER: builtins.int
+    BELOW_FIELD_NUMBER: builtins.int
+    at_least: builtins.int
+    """No fewer: a multiple of the minimum cohort. The receiver checks it against its cap."""
+    below: builtins.int
+    """Fewer than this, a multiple of the minimum cohort; 0 if there is no upper bound. The receiver checks it against its cap."""
     def __init__(
         self,
         *,
-        count: builtins.int = ...,
+        at_least: builtins.int = ...,
+        below: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_least", b"at_least", "below", b"below"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
