@@ -14,7 +14,7 @@ from fedshare.privacy.accounting import noise_multiplier
 from fedshare.sealed.randomness import Stream, fresh_seed
 from fedshare.training.network.customers import NetworkCustomers
 from fedshare.training.network.federation import NetworkTraining, Noise, Round
-from fedshare.training.network.inputs import encode, public_bins
+from fedshare.training.network.inputs import encode
 from fedshare.training.network.registry import build_network
 
 from .progress import Progress
@@ -35,13 +35,7 @@ if TYPE_CHECKING:
     from .data.table import Table
     from .progress import ProgressSink
 
-__all__ = ["BankNetwork", "contract_bins"]
-
-
-def contract_bins(contract: Contract) -> list[ColumnBins] | None:
-    """Return the bins of the banks' columns if they follow from the contract alone, as a private network needs it."""
-    private = contract.privacy.network
-    return None if private is None else public_bins(contract.banks()[0].columns, private.ranges)
+__all__ = ["BankNetwork"]
 
 
 @contextmanager

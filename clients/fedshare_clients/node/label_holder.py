@@ -30,12 +30,11 @@ from fedshare.sealed import (
     open_sum,
     scale_bits,
 )
-from fedshare.training.network.registry import verify_network
+from fedshare.training.network.inputs import public_bins
 from fedshare.training.scorecard import Customers, LabelHolderModel, Step
 from fedshare.wire.v1 import payload_pb2 as payload
 
 from .bank_bins import fit_shared_bins
-from .bank_network import BankNetwork, contract_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from fedshare.contract.model import Contract
     from fedshare.sealed.randomness import Randomness
 
+    from .bank_network import BankNetwork
     from .bank_portfolio import BankPortfolio
     from .channel import Channel
     from .data.table import Table
@@ -116,6 +116,9 @@ class LabelHolder:
         self._history: list[dict[str, float | None]] = []
         self._network: BankNetwork | None = None
         if contract.bank_model is not None:
+            # Imported here and below: torch costs a node without a network 200 MiB and seconds at every start.
+            from fedshare.training.network.registry import verify_network  # noqa: PLC0415
+
             verify_network(contract.bank_model, party)
 
     def align(self, channel: Channel) -> None:
@@ -371,7 +374,9 @@ class LabelHolder:
         """Cut the own columns into bins: by the own customers, or by those of all banks if there are several."""
         contract = self._contract
         columns, minimum = contract.party(self._party).columns, contract.minimum_cohort
-        if bins := contract_bins(contract):
+        private = contract.privacy.network
+        if private is not None and columns:
+            bins = public_bins(columns, private.ranges)
             self._design = Design.assigned(bins, self._aligned, party=self._party)
             return
         if not (self._sums.others and columns):
@@ -385,6 +390,8 @@ class LabelHolder:
         self._search_design = self._design
         if model is None:
             return
+        from .bank_network import BankNetwork  # noqa: PLC0415
+
         self._search_design = Design((), np.empty((len(self._aligned), 0), dtype=np.int32))
         self._network = BankNetwork(
             self._contract,

@@ -1,6 +1,8 @@
 """What a node keeps of a run, whatever the disk says."""
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -58,3 +60,9 @@ def test_the_end_of_a_run_is_kept_although_its_folder_cannot_be_made(tmp_path):
     (run,) = state.runs()
     assert (run.run_id, run.status, run.phase, run.message) == (7, "failed", "evaluate", "no space left")
     assert noted == ["failed", "head"]
+
+
+def test_a_node_starts_without_torch_and_the_privacy_accountant():
+    heavy = ("torch", "dp_accounting")
+    code = f"import sys, fedshare_clients.node.platform; sys.exit(any(name in sys.modules for name in {heavy!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
