@@ -16,6 +16,7 @@ from fedshare.identity.envelope import Envelope
 from fedshare.privacy.bands import Band
 from fedshare.training.customers import Customers, Evaluation
 from fedshare.training.scorecard import centralised_fit
+from fedshare_clients.node.bank_sums import BankSums
 from fedshare_clients.node.bank_training import OtherBanks
 from fedshare_clients.node.data import Table
 from fedshare_clients.node.label_holder import LabelHolder
@@ -114,7 +115,8 @@ def test_the_measure_over_all_banks_bounds_that_of_the_pooled_customers(three: S
     exact = pooled.auc(pooled.scores)
     found = measured["federated"]["auc"]
     assert found["low"] <= exact <= found["high"]
-    assert found["value"] == pytest.approx(exact, abs=0.005)
+    # Some 350 customers are in few groups of two banks' minimum cohort each.
+    assert found["value"] == pytest.approx(exact, abs=0.02)
     assert measured["holdout"] == pooled.holdout.sum()
     assert measured["federated"]["auc"]["value"] > measured["bank_only"]["auc"]["value"] + 0.03
 
@@ -424,3 +426,29 @@ def test_bins_of_the_leader_that_nobody_fitted_are_refused(
     simulation = small()
     reasons = assert_ended(simulation, simulation.run())
     assert cause in reasons["bank-b"] + reasons["bank-c"]
+
+
+def test_a_bank_with_nearly_all_customers_reads_no_single_outcome_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    total = BankSums.total
+
+    def watched(sums: BankSums, channel: Any, step: str, values: Any, bits: int) -> Any:
+        result = total(sums, channel, step, values, bits)
+        if "score" in step and sums.leads:
+            seen.append((step, result, values))
+        return result
+
+    monkeypatch.setattr(BankSums, "total", watched)
+    simulation = run(
+        split_banks(small_economy(900, 1000, 4), (0.8, 0.1, 0.1)), **{**TINY, "minimum_cohort": 10}
+    )
+    assert len(seen) == 4
+    for step, everybody, own in seen:
+        if step.startswith("banks"):
+            assert set(np.unique(own)) <= {0.0, 1.0}
+        else:
+            customers = (everybody - own).reshape(7, -1)[0]
+            assert customers.min() >= 10
+    assert saved(simulation, "bank-a")["all_banks"]["holdout"] > 200

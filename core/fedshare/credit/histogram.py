@@ -1,12 +1,14 @@
 """Scores of one bank or of many as sums over cells of a fixed grid: what evaluation over all banks is made of.
 
-Everything here adds up over banks, so that masked sums can feed it, and comes in two steps, as in training: first the
-customers per cell are summed and thin cells merged to the minimum cohort, then outcomes, over the merged cells only.
+Everything here adds up over banks, so that masked sums can feed it, and comes in two steps: first the banks say in which
+ranges of cells they have the minimum cohort, and cells are grouped so that two banks at least have it in each group; then
+customers and outcomes are summed, over groups only. No number of customers below the minimum cohort is ever summed.
 
-    >>> counts = sum(cell_counts(bank.scores) for bank in banks)              # a masked sum of CELLS integers
-    >>> groups = merge_cells(counts, minimum_cohort)      # the same at every bank; ``join_groups`` where one objects
-    >>> sums = sum(cell_sums(b.labels, b.scores, b.weights, groups) for b in banks)    # a masked sum
-    >>> histogram = ScoreHistogram.from_sums(groups, counts, sums)
+    >>> votes = sum(range_votes(cell_counts(bank.scores), minimum_cohort) for bank in banks)   # a masked sum
+    >>> groups = voted_groups(votes)                                                           # the same at every bank
+    >>> customers = sum(np.bincount(groups, cell_counts(bank.scores)) for bank in banks)       # a masked sum
+    >>> sums = sum(cell_sums(b.labels, b.scores, b.weights, groups) for b in banks)            # a masked sum
+    >>> histogram = ScoreHistogram.from_sums(groups, customers, sums)
 """
 
 from __future__ import annotations
@@ -22,19 +24,21 @@ from fedshare.errors import DataError, ParameterError
 from .metrics import checked_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "CELLS",
+    "RANGES",
     "SUMS",
     "Bounded",
     "ScoreHistogram",
     "cell_counts",
     "cell_sums",
-    "join_groups",
     "merge_cells",
+    "range_votes",
+    "voted_groups",
 ]
 
 _LIMIT = 8.0
@@ -43,6 +47,11 @@ _EDGES = np.arange(-_LIMIT * _STEPS_PER_UNIT, _LIMIT * _STEPS_PER_UNIT + 1) / _S
 
 CELLS = len(_EDGES) + 1
 """Cells of the grid: log-odds from -8 to 8 in steps of 1/32, and one beyond either end."""
+
+RANGES = 2 * CELLS - 1
+"""Ranges of cells about which the banks vote."""
+
+_BANKS_PER_GROUP = 2
 
 SUMS = ("weight", "default_weight", "pd", "pd_squared", "pd_default", "odds")
 """What ``cell_sums`` adds up per cell, weighted: 1, y, p, p^2, p y and p / (1 - p), the last for p up to 0.99966 only."""
@@ -83,21 +92,20 @@ class ScoreHistogram:
 
     @classmethod
     def from_sums(
-        cls, groups: NDArray[np.int64], counts: NDArray[np.int64], sums: NDArray[np.float64]
+        cls, groups: NDArray[np.int64], customers: NDArray[np.int64], sums: NDArray[np.float64]
     ) -> ScoreHistogram:
-        """Return the histogram of summed ``cell_counts`` and ``cell_sums``.
+        """Return the histogram of summed numbers of customers and ``cell_sums`` per group.
 
         Raises:
             ParameterError: the shapes are not those of one grid and one grouping.
         """
         size = int(groups[-1]) + 1
-        if groups.shape != (CELLS,) or counts.shape != (CELLS,) or sums.shape != (len(SUMS), size):
+        if groups.shape != (CELLS,) or customers.shape != (size,) or sums.shape != (len(SUMS), size):
             raise ParameterError(
-                f"expected {CELLS} cells and sums of shape {(len(SUMS), size)}, found {counts.shape} and {sums.shape}"
+                f"expected {CELLS} cells and sums of shape {(len(SUMS), size)}, found {len(groups)} and {sums.shape}"
             )
         ends = np.append(_EDGES, np.inf)
         last = np.searchsorted(groups, np.arange(size), side="right") - 1
-        customers = np.bincount(groups, counts, size).astype(np.int64)
         return cls(ends[last], customers, *sums)
 
     @classmethod
@@ -107,7 +115,8 @@ class ScoreHistogram:
         """Return the histogram of one bank's own customers, in groups of at least ``minimum``."""
         counts = cell_counts(scores)
         groups = merge_cells(counts, minimum)
-        return cls.from_sums(groups, counts, cell_sums(labels, scores, weights, groups))
+        customers = np.bincount(groups, counts).astype(np.int64)
+        return cls.from_sums(groups, customers, cell_sums(labels, scores, weights, groups))
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the arrays as JSON values, the last of ``upper`` left out: it is infinite; ``from_json`` is the inverse."""
@@ -198,24 +207,54 @@ def merge_cells(counts: NDArray[np.int64], minimum: int) -> NDArray[np.int64]:
     return groups
 
 
-def join_groups(groups: NDArray[np.int64], objections: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the group of every cell after each group that is objected to has joined another one.
+def range_votes(counts: NDArray[np.int64], minimum: int) -> NDArray[np.int64]:
+    """Return of every range of cells whether it holds at least ``minimum`` customers: 0 or 1, shape ``[RANGES]``.
 
-    It joins the next one, which then needs no other, or, if it is the last, the one before.
+    The ranges are all cells, and the halves of each range that has several.
 
     Args:
-        groups: the group of every cell, ascending from 0.
-        objections: of each group, shape ``[G]``; with a single group left there is nothing to join.
+        counts: of one bank's customers per cell, shape ``[CELLS]``.
+        minimum: the minimum cohort.
     """
-    starts = np.ones(len(objections), dtype=np.int64)
-    at = 0
-    while at < len(objections):
-        if objections[at]:
-            starts[min(at + 1, len(objections) - 1)] = 0
-            at += 1
-        at += 1
-    starts[0] = 1
-    return (np.cumsum(starts) - 1)[groups]
+    ends = np.append(0, np.cumsum(counts))
+    return np.array([ends[end] - ends[start] >= minimum for start, end in _ranges(0, CELLS)], dtype=np.int64)
+
+
+def voted_groups(votes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of every cell, ascending from 0, so that two banks at least have the minimum cohort in each group.
+
+    Whichever bank subtracts its own part is then left with the minimum cohort.
+
+    Args:
+        votes: ``range_votes`` summed over banks, shape ``[RANGES]``.
+
+    Raises:
+        DataError: fewer than two banks have the minimum cohort in all cells together.
+    """
+    if votes.shape != (RANGES,) or votes[0] < _BANKS_PER_GROUP:
+        raise DataError("expected two banks at least with the minimum cohort of held-out customers")
+    return np.searchsorted(_group_ends(votes, 0, CELLS, 0), np.arange(CELLS), side="right").astype(np.int64)
+
+
+def _ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
+    yield start, end
+    if end - start > 1:
+        middle = (start + end) // 2
+        yield from _ranges(start, middle)
+        yield from _ranges(middle, end)
+
+
+def _group_ends(votes: NDArray[np.int64], start: int, end: int, at: int) -> list[int]:
+    """Return where the groups of a range end, none if it has too few votes; ``at`` is its place among all ranges."""
+    if votes[at] < _BANKS_PER_GROUP:
+        return []
+    middle = (start + end) // 2
+    if middle == start:
+        return [end]
+    left = _group_ends(votes, start, middle, at + 1)
+    right = _group_ends(votes, middle, end, at + 2 * (middle - start))
+    # A half with too few joins the nearest group of the other.
+    return [*left, *right] if right else [*left[:-1], end]
 
 
 def cell_sums(

@@ -74,6 +74,10 @@ _SUMS = (
     "in every run first how many training customers are in each of its bins, small numbers included (0: no "
     "enterprise of the bin is one; as many as the bin has rows: all are), then sums of their residuals over bins of at least"
 )
+_HELD_OUT = (
+    "how many banks have the minimum cohort of held-out customers in each range of scores; customers and outcomes over "
+    "groups of scores in which two banks at least have it: if all of the others' outcomes in one are equal, each of them"
+)
 _EQUATIONS = (
     "where its columns alone nearly determine the score, it could set up and solve equations for who is a "
     "customer"
@@ -620,7 +624,7 @@ def _banks_learn(contract: Contract) -> list[str]:
         "the weights of customers and of defaults in all",
         _differences(contract),
         f"{leads} {at}",
-        "held-out customers of all banks per cell of scores, and outcomes over cells of the minimum cohort in all",
+        _HELD_OUT,
     ]
     if contract.bank_model:
         lines.append(_network_updates(contract, contract.bank_model))

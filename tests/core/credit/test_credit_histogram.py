@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from fedshare.credit.histogram import CELLS, ScoreHistogram, cell_counts, cell_sums, join_groups, merge_cells
+from fedshare.credit.histogram import (
+    CELLS,
+    RANGES,
+    ScoreHistogram,
+    cell_counts,
+    cell_sums,
+    merge_cells,
+    range_votes,
+    voted_groups,
+)
 from fedshare.credit.metrics import ks
 from fedshare.errors import DataError, ParameterError
 
@@ -24,7 +33,8 @@ def sample(seed, n=400):
 def pooled(banks, minimum):
     counts = sum(cell_counts(scores) for _, scores, _ in banks)
     groups = merge_cells(counts, minimum)
-    return ScoreHistogram.from_sums(groups, counts, sum(cell_sums(*bank, groups) for bank in banks))
+    customers = np.bincount(groups, counts).astype(np.int64)
+    return ScoreHistogram.from_sums(groups, customers, sum(cell_sums(*bank, groups) for bank in banks))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 80))
@@ -73,7 +83,9 @@ def test_no_score_of_a_group_exceeds_its_upper_end():
     scores[:3] = [-30.0, 30.0, 8.0]
     counts = cell_counts(scores)
     groups = merge_cells(counts, 25)
-    histogram = ScoreHistogram.from_sums(groups, counts, cell_sums(labels, scores, weights, groups))
+    histogram = ScoreHistogram.from_sums(
+        groups, np.bincount(groups, counts).astype(np.int64), cell_sums(labels, scores, weights, groups)
+    )
     edges = np.append(-np.inf, histogram.upper)
     inside = [((scores > low) & (scores <= high)).sum() for low, high in pairwise(edges)]
     assert inside == histogram.customers.tolist()
@@ -103,15 +115,45 @@ def test_a_histogram_with_a_missing_array_is_refused():
         ScoreHistogram.from_json(document)
 
 
-@given(st.integers(1, 12), st.data())
-def test_groups_that_are_objected_to_join_a_neighbour_until_one_is_left(count, data):
-    groups = np.sort(
-        np.append(np.arange(count), data.draw(st.lists(st.integers(0, count - 1), max_size=20)))
-    ).astype(np.int64)
-    objections = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-    joined = join_groups(groups, objections)
-    assert joined[0] == 0
-    assert set(np.diff(joined)) <= {0, 1}
-    assert joined[-1] + 1 >= max(1, count - objections.sum(), count // 2)
-    for group in np.flatnonzero(objections):
-        assert count == 1 or np.unique(groups[joined == joined[groups == group][0]]).size > 1
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(20, 400)), min_size=2, max_size=5),
+    st.integers(1, 20),
+)
+def test_whichever_bank_subtracts_its_own_part_is_left_with_the_minimum_cohort(banks, minimum):
+    counts = np.array([cell_counts(sample(seed, n)[1]) for seed, n in banks])
+    groups = voted_groups(sum(range_votes(each, minimum) for each in counts))
+    assert groups[0] == 0
+    assert set(np.diff(groups)) <= {0, 1}
+    per_group = np.array([np.bincount(groups, each) for each in counts])
+    assert (per_group.sum(axis=0) - per_group >= minimum).all()
+
+
+def test_ranges_in_which_two_banks_have_enough_are_told_apart():
+    counts = np.zeros((2, CELLS), dtype=np.int64)
+    for cell in (3, 200, 201, 400):
+        counts[:, cell] = 30
+    groups = voted_groups(sum(range_votes(each, 30) for each in counts))
+    assert len({groups[cell] for cell in (3, 200, 201, 400)}) == 4
+
+
+def test_a_bank_that_has_nearly_all_of_a_range_does_not_see_the_others_apart():
+    # 1,000 customers of one bank at either score, and one of the others at the higher one.
+    counts = np.zeros((3, CELLS), dtype=np.int64)
+    counts[0, [100, 300]] = 1000
+    counts[1:, 100] = 40
+    counts[1, 300] = 1
+    groups = voted_groups(sum(range_votes(each, 30) for each in counts))
+    assert groups[100] == groups[300]
+
+
+def test_votes_say_nothing_of_fewer_than_the_minimum_cohort():
+    counts = np.zeros(CELLS, dtype=np.int64)
+    before = range_votes(counts, 30)
+    counts[77] = 29
+    np.testing.assert_array_equal(range_votes(counts, 30), before)
+
+
+@pytest.mark.parametrize("votes", [np.ones(RANGES, dtype=np.int64), np.ones(3, dtype=np.int64)])
+def test_one_bank_alone_has_no_groups(votes):
+    with pytest.raises(DataError):
+        voted_groups(votes)
