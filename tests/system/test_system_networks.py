@@ -1,0 +1,82 @@
+"""Banks alone, over real processes: a private network, whose budget stays spent at the node and stands in the log."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import yaml
+
+from fedshare.privacy.budget import Spending
+from fedshare_clients.node.state import NodeState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.system
+
+COMMAND = [sys.executable, "-c", "import sys; from fedshare_clients.local.cli import main; sys.exit(main())"]
+BANKS = ("bank-a", "bank-b", "bank-c")
+
+
+def write(folder: Path) -> Path:
+    rng = np.random.default_rng(3)
+    parties = {}
+    for number, bank in enumerate(BANKS):
+        amount, usage = rng.normal(size=(2, 300))
+        bad = (rng.random(300) < 1 / (1 + np.exp(1.0 - amount * usage))).astype(np.int64)
+        names = [f"enterprise-{1000 * number + row:06d}" for row in range(300)]
+        table = pa.table({"code": names, "amount": amount, "usage": usage, "bad": bad})
+        pyarrow.csv.write_csv(table, folder / f"{bank}.csv")
+        parties[bank] = {
+            "role": "label_holder",
+            "source": {"kind": "csv", "path": f"{bank}.csv", "identifier": "code", "label": "bad"},
+            "columns": ["amount", "usage"],
+        }
+    document = {
+        "name": "networks",
+        "seed": 1,
+        "minimum_cohort": 20,
+        "alignment": {"identifier": "opaque", "quota": 1},
+        "outputs": {"coordinator_metrics": False},
+        "bank_model": {"kind": "mlp", "settings": {"hidden": 8}, "rounds": 3, "learning_rate": 0.2},
+        "privacy": {
+            "labels": {"epsilon": 4.0},
+            "network": {
+                "epsilon": 2.0,
+                "delta": 1e-5,
+                "sample_rate": 0.2,
+                "lot_size": 120,
+                "ranges": {"amount": [-2.0, 2.0], "usage": [-2.0, 2.0]},
+            },
+        },
+        "parties": parties,
+    }
+    path = folder / "networks.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_banks_alone_train_a_private_network_and_keep_what_it_took(tmp_path):
+    command = [*COMMAND, "run", str(write(tmp_path)), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    for bank in BANKS:
+        assert report["privacy"][bank]["network"]["spent"] == {"epsilon": 2.0, "delta": 1e-5}
+        kept = NodeState(tmp_path / "out" / bank / "state").privacy_spent()
+        assert kept == [Spending("labels", "1", 4.0, 0.0), Spending("network", "", 2.0, 1e-5)]
+    (run,) = (tmp_path / "out" / "bank-a" / "state" / "runs").iterdir()
+    networks = [
+        json.loads((tmp_path / "out" / bank / "state" / "runs" / run.name / "result.json").read_text())[
+            "network"
+        ]
+        for bank in BANKS
+    ]
+    assert len({network["parameters"] for network in networks}) == 1
