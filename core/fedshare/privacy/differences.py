@@ -20,8 +20,8 @@ from __future__ import annotations
 import hmac
 import struct
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING
+from math import gcd
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -162,34 +162,38 @@ def _distinct(
 
 
 def _outside(memberships: NDArray[np.bool_], is_large: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which rows are no linear combination of the large ones, exactly; rows of zeros always are one."""
-    span = _Span()
-    for row in memberships[is_large]:
-        span.add(row)
-    return np.array([not large and span.lacks(row) for row, large in zip(memberships, is_large, strict=True)])
+    """Return which rows are no linear combination of the large ones, exactly; rows of zeros always are one.
+
+    A row is one if it is orthogonal to all that the large ones are orthogonal to.
+    """
+    rows, columns = memberships.astype(np.int64), memberships.shape[1]
+    orthogonal = [[int(at == other) for other in range(columns)] for at in range(columns)]
+    while orthogonal:
+        products = _products(rows, orthogonal)
+        hits = np.flatnonzero((products[is_large] != 0).any(axis=1))
+        if not len(hits):
+            outside: NDArray[np.bool_] = (products != 0).any(axis=1) & ~is_large
+            return outside
+        values = [int(value) for value in products[is_large][hits[0]]]
+        pivot = min((at for at, value in enumerate(values) if value), key=lambda at: abs(values[at]))
+        orthogonal = [
+            _shortened([values[pivot] * x - value * y for x, y in zip(each, orthogonal[pivot], strict=True)])
+            for at, (each, value) in enumerate(zip(orthogonal, values, strict=True))
+            if at != pivot
+        ]
+    return np.zeros(len(rows), dtype=np.bool_)
 
 
-class _Span:
-    """The rational combinations of some rows of zeros and ones."""
+def _products(rows: NDArray[np.int64], vectors: list[list[int]]) -> NDArray[Any]:
+    """Return the inner products of ``rows`` of zeros and ones with ``vectors``, exactly."""
+    fits = max(abs(value) for each in vectors for value in each) < 2**62 // rows.shape[1]
+    products: NDArray[Any] = rows @ np.array(vectors, dtype=np.int64 if fits else object).T
+    return products
 
-    def __init__(self) -> None:
-        self._basis: list[tuple[int, list[Fraction]]] = []
 
-    def add(self, row: NDArray[np.bool_]) -> None:
-        rest = self._reduced(row)
-        pivot = next((at for at, value in enumerate(rest) if value), None)
-        if pivot is not None:
-            self._basis.append((pivot, [value / rest[pivot] for value in rest]))
-
-    def lacks(self, row: NDArray[np.bool_]) -> bool:
-        return any(self._reduced(row))
-
-    def _reduced(self, row: NDArray[np.bool_]) -> list[Fraction]:
-        rest = [Fraction(int(value)) for value in row]
-        for pivot, basis in self._basis:
-            if factor := rest[pivot]:
-                rest = [value - factor * each for value, each in zip(rest, basis, strict=True)]
-        return rest
+def _shortened(vector: list[int]) -> list[int]:
+    divisor = gcd(*vector)
+    return [value // divisor for value in vector]
 
 
 def _hashes(key: bytes, domain: bytes, texts: Sequence[bytes]) -> NDArray[np.uint64]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedshare.errors import RefusedError
-from fedshare.privacy.differences import Marks, hold_back
+from fedshare.privacy.differences import Marks, _outside, _products, hold_back
 
 KEY = bytes(range(32))
 
@@ -156,3 +156,18 @@ def test_the_marks_say_nothing_without_the_key():
     theirs = Marks.of(bytes(32), names, labels, np.ones(2))
     assert not set(ours.customers.tolist()) & set(theirs.customers.tolist())
     assert not set(ours.outcomes.tolist()) & set(theirs.outcomes.tolist())
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12), st.data())
+def test_rows_are_combinations_of_others_just_if_they_add_no_rank(rows, data):
+    memberships = np.array(rows)
+    is_large = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))))
+    large = memberships[is_large].astype(float)
+    rank = np.linalg.matrix_rank(large) if len(large) else 0
+    ranks = [np.linalg.matrix_rank(np.vstack([large, each])) for each in memberships.astype(float)]
+    expected = [more > rank and not own for more, own in zip(ranks, is_large, strict=True)]
+    assert _outside(memberships, is_large).tolist() == expected
+
+
+def test_products_beyond_64_bits_are_exact():
+    assert _products(np.array([[1, 1], [1, 0]]), [[2**63, 1]]).tolist() == [[2**63 + 1], [2**63]]
