@@ -295,6 +295,11 @@ def main(grid: Grid, context: Context) -> None:
     digest = str(context.run_config.get("contract_digest", ""))
     model_run = str(context.run_config.get("model_run", ""))
     store = open_store(os.environ[DATABASE_VARIABLE])
-    cause = drive(grid, store, context.run_id, digest, model_run=int(model_run) if model_run else None)
+    try:
+        cause = drive(grid, store, context.run_id, digest, model_run=int(model_run) if model_run else None)
+    except Exception:
+        # Prevent a defect here from leaving a run that nobody ends.
+        store.finish(context.run_id, "failed", "the coordinator's part of the run failed; see its log")
+        raise
     if cause is not None:
         raise RunFailedError(str(cause))
