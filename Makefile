@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench protos clean
 
 demo: .venv/installed  ## generate a regional economy and run a whole federation on it, into build/demo
+	rm -rf build/demo
 	$(BIN)/fedshare-local economy --out build/demo/data
 	FEDSHARE_DATA=$(CURDIR)/build/demo/data $(BIN)/fedshare-local run deploy/examples/economy.yaml --out build/demo --check
 

@@ -142,7 +142,7 @@ class _LocalFederation:
     def _check_data(self, party: str) -> None:
         """Write ``node.yaml`` and read the party's rows, before any process is started for them."""
         config = self._config(party)
-        config.parent.mkdir()
+        config.parent.mkdir(exist_ok=True)
         addresses = {
             "address": f"127.0.0.1:{self._grpc_port}",
             "fleet": f"127.0.0.1:{self._fleet_port}",
@@ -312,7 +312,8 @@ def _data_settings(experiment: Experiment, party: ExperimentParty) -> dict[str, 
 
 def _make_room(out: Path) -> None:
     """Create ``out``, or check that it holds nothing that this command would mix with."""
-    for name in ("coordinator", "logs", "log", "policy.txt", "report.json", "contract.yaml"):
+    # What data checks leave (logs, a node.yaml a party) is written anew: after a mistake there, run the same command again.
+    for name in ("coordinator", "log", "policy.txt", "report.json", "contract.yaml"):
         if (out / name).exists():
             raise ConfigError(
                 f"{out}: holds the results of an earlier run ({name}); name another folder with --out, or remove this one"

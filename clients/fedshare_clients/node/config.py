@@ -348,7 +348,7 @@ def load_config(path: Path) -> NodeConfig:
         raise ConfigError(f"{path}: expected UTF-8 text; save the file as UTF-8") from error
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); make it with 'fedshare-node init' or give --config"
+            f"{path}: cannot be read ({error.strerror}); copy one from deploy/node, or name yours with --config"
         ) from error
     return parse_config(text, path)
 

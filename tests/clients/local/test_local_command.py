@@ -1,0 +1,43 @@
+"""``fedshare-local run`` from the command line, as far as it goes before any process starts."""
+
+import yaml
+
+from fedshare_clients.local.cli import main
+
+EXPERIMENT = {
+    "name": "small",
+    "seed": 1,
+    "alignment": {"identifier": "opaque", "quota": 10},
+    "parties": {
+        "tax": {
+            "role": "feature_holder",
+            "source": {"kind": "csv", "path": "nowhere.csv", "identifier": "code"},
+            "columns": ["turnover"],
+        },
+        "bank": {
+            "role": "label_holder",
+            "source": {"kind": "csv", "path": "nowhere.csv", "identifier": "code", "label": "bad"},
+            "columns": ["usage"],
+        },
+    },
+}
+
+
+def run(folder, capsys):
+    (folder / "small.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    code = main(["run", str(folder / "small.yaml"), "--out", str(folder / "out")])
+    return code, capsys.readouterr().err
+
+
+def test_after_a_mistake_in_the_data_the_same_command_may_be_given_again(tmp_path, capsys):
+    first = run(tmp_path, capsys)
+    assert first[0] == 3
+    assert "nowhere.csv" in first[1]
+    assert run(tmp_path, capsys) == first
+
+
+def test_a_folder_with_a_run_in_it_is_refused(tmp_path, capsys):
+    (tmp_path / "out" / "coordinator").mkdir(parents=True)
+    code, said = run(tmp_path, capsys)
+    assert code == 2
+    assert "holds the results of an earlier run (coordinator)" in said
