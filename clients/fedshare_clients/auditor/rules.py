@@ -53,6 +53,12 @@ class _Contract:
     approved: set[str] = field(default_factory=set)
     withdrawn: set[str] = field(default_factory=set)
     begun: int = 0
+    # Serving runs under way that were opened in force, and the parties that may still count what such a run scored.
+    serving: set[str] = field(default_factory=set)
+    counting: set[str] = field(default_factory=set)
+
+    def in_force(self, seconds: int) -> bool:
+        return self.terms.covers(seconds) and not self.withdrawn
 
 
 class _Account(NamedTuple):
@@ -179,6 +185,8 @@ class Rules:
         self._runs[run_id] = _Run(contract, statement.contract_digest, index, phases)
         if statement.model_run:
             yield from self._serves(statement, contract, index)
+            if contract.in_force(statement.issued_at):
+                contract.serving.add(run_id)
         if missing := sorted(contract.parties - contract.approved):
             yield _order(
                 "run_without_approval",
@@ -310,6 +318,10 @@ class Rules:
                 yield _order(
                     "phase_not_closed", f"the run is completed with {open_phases[-1]} still open", index
                 )
+        if statement.run_id in run.contract.serving:
+            run.contract.serving.remove(statement.run_id)
+            # A bank hears of the end together with the coordinator, and its last count may come second.
+            run.contract.counting |= run.contract.parties
         del self._runs[statement.run_id]
         self._closed.add(int(statement.run_id))
 
@@ -322,7 +334,10 @@ class Rules:
             return
         if contract.terms.role(statement.issuer) != "label_holder":
             yield _bounds("scoring_role", f"{statement.issuer} scores and is no label holder", index)
-        if not contract.terms.covers(statement.issued_at) or contract.withdrawn:
+        # What a run scored while the contract was in force is counted at its end, which a revocation may have brought.
+        counts = bool(contract.serving) or statement.issuer in contract.counting
+        contract.counting.discard(statement.issuer)
+        if not counts and not contract.in_force(statement.issued_at):
             yield _bounds(
                 "scoring_not_valid", f"{statement.issuer} scores under a contract not in force", index
             )

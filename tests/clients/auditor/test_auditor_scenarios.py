@@ -525,6 +525,55 @@ def test_a_run_that_serves_a_trained_model_is_good(federation):
     assert federation.log().codes() == set()
 
 
+def open_serving(federation):
+    federation.enrol()
+    federation.agree(contract_document(scoring={"quota": 5}))
+    federation.whole_run("7")
+    federation.open("8", model_run="7")
+
+
+def count_scores(federation, issuer="bank-a"):
+    federation.say(Scoring, issuer, contract_digest=federation.contract, count=1)
+
+
+def test_scores_of_a_run_that_a_revocation_ends_are_counted_before_or_once_after_its_end(federation):
+    open_serving(federation)
+    federation.say(Revocation, "tax", contract_digest=federation.contract)
+    count_scores(federation)
+    federation.finish("8", outcome="failed", cause="revoked")
+    count_scores(federation)
+    count_scores(federation, "bank-b")
+    assert federation.log().codes() == set()
+
+
+def test_scores_counted_again_after_the_last_count_of_a_revoked_contract_are_found(federation):
+    open_serving(federation)
+    federation.say(Revocation, "tax", contract_digest=federation.contract)
+    federation.finish("8", outcome="failed", cause="revoked")
+    count_scores(federation)
+    count_scores(federation)
+    assert federation.log().codes() == {"scoring_not_valid"}
+
+
+def test_scores_of_a_run_that_serves_beyond_its_contracts_end_are_counted(federation):
+    open_serving(federation)
+    federation.now = 1_800_000_000  # in 2027, after the contract
+    count_scores(federation)
+    federation.finish("8")
+    assert federation.log().codes() == set()
+
+
+def test_scores_of_a_run_that_was_opened_after_a_revocation_are_found(federation):
+    federation.enrol()
+    federation.agree(contract_document(scoring={"quota": 5}))
+    federation.whole_run("7")
+    federation.say(Revocation, "tax", contract_digest=federation.contract)
+    federation.open("8", model_run="7")
+    count_scores(federation)
+    federation.finish("8")
+    assert federation.log().codes() == {"run_without_approval", "scoring_not_valid"}
+
+
 def test_serving_what_the_contract_does_not_say_is_found(federation):
     federation.honest()
     serve(federation)
