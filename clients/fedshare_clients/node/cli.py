@@ -298,14 +298,14 @@ def _reject(options: argparse.Namespace) -> int:
 
 def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # noqa: ANN401 - one of two words
     from .contract_text import contract_text  # noqa: PLC0415
-    from .contracts import ContractClient, decide, verify_own_part  # noqa: PLC0415
+    from .contracts import ContractClient, decide, verify_approvable  # noqa: PLC0415
 
     config, state = _opened(options)
     client = ContractClient(config, state)
     fetched = client.find(options.contract)
     digest = fetched.contract.digest()
     if verdict == "approve":
-        verify_own_part(fetched.contract, config, state)
+        verify_approvable(fetched.contract, config, state)
     if not options.yes:
         if options.json or not sys.stdin.isatty():
             raise ConfigError(f"to {verdict} without being asked, add --yes")

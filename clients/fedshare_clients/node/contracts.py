@@ -23,6 +23,7 @@ from fedshare.wire.v1.contracts_pb2_grpc import ContractServiceStub
 
 from .data.loading import roster_digest
 from .enrolment import TlsIdentity, connect, with_retries
+from .privacy import verify_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ __all__ = [
     "own_columns",
     "revoke",
     "tls_identity",
+    "verify_approvable",
     "verify_own_part",
 ]
 
@@ -252,6 +254,18 @@ def verify_own_part(contract: Contract, config: NodeConfig, state: NodeState) ->
         verify_setting(party, "roster", alignment.roster_digest, found)
 
 
+def verify_approvable(contract: Contract, config: NodeConfig, state: NodeState) -> None:
+    """Check that a contract is this party's own, and that its own limits would not refuse every run of it.
+
+    Raises:
+        DataError: as ``verify_own_part``.
+        RefusedError: as ``verify_own_part``; ``privacy_budget_exceeded`` or ``noise_missing``.
+    """
+    verify_own_part(contract, config, state)
+    if config.role == "label_holder":
+        verify_limits(contract, config.privacy, state.privacy_spent(), party=config.party)
+
+
 def decide(
     fetched: FetchedContract,
     config: NodeConfig,
@@ -268,12 +282,12 @@ def decide(
 
     Raises:
         ConfigError: this party has decided otherwise.
-        RefusedError: an approval that contradicts this node's own configuration, keys or clock.
+        RefusedError: an approval that contradicts this node's own configuration, limits, keys or clock.
     """
     contract = fetched.contract
     digest = contract.digest()
     if verdict == "approve":
-        verify_own_part(contract, config, state)
+        verify_approvable(contract, config, state)
         if now >= contract.valid_until:
             raise RefusedError(
                 "contract_expired",

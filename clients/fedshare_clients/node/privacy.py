@@ -11,7 +11,7 @@ from fedshare.privacy.budget import asked_by, spent_by, verify_affordable, verif
 from fedshare.privacy.randomised_response import training_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     import numpy as np
@@ -24,11 +24,24 @@ if TYPE_CHECKING:
     from .data.table import Table
     from .state import NodeState
 
-__all__ = ["PrivacyAccount"]
+__all__ = ["PrivacyAccount", "verify_limits"]
 
 # Of the keyed hashes by which outcomes are pinned down; an unnoticed change of one has a chance of 2^-64.
 _CUSTOMER_BYTES = 16
 _OUTCOME_BYTES = 8
+
+
+def verify_limits(
+    contract: Contract, config: PrivacyConfig, spent: Iterable[Spending], *, party: str
+) -> None:
+    """Check that a label holder's own settings leave room for a run, after runs that took ``spent``.
+
+    Raises:
+        RefusedError: ``privacy_budget_exceeded`` or ``noise_missing``; no later run of the contract would do better.
+    """
+    before = list(spent)
+    verify_affordable(before, asked_by(contract, config.label_epoch), config.limits(), party=party)
+    verify_noise(contract, before, config.limited(), config.without_noise, party=party)
 
 
 class PrivacyAccount:
@@ -38,12 +51,10 @@ class PrivacyAccount:
         self, party: str, config: PrivacyConfig, state: NodeState, now: Callable[[], datetime]
     ) -> None:
         self._party = party
+        self._config = config
         self._epoch = config.label_epoch
         self._state = state
         self._now = now
-        self._limits = config.limits()
-        self._limited = config.limited()
-        self._without_noise = config.without_noise
 
     def verify(self, contract: Contract, table: Table) -> None:
         """Check, before anything is computed, that the budget has room for a run and that its noise is still good.
@@ -51,10 +62,7 @@ class PrivacyAccount:
         Raises:
             RefusedError: ``privacy_budget_exceeded``, ``noise_missing`` or ``label_epoch_stale``.
         """
-        asked = asked_by(contract, self._epoch)
-        spent = self._state.privacy_spent()
-        verify_affordable(spent, asked, self._limits, party=self._party)
-        verify_noise(contract, spent, self._limited, self._without_noise, party=self._party)
+        verify_limits(contract, self._config, self._state.privacy_spent(), party=self._party)
         if contract.label_epsilon() is not None:
             self._verify_outcomes(table)
 
@@ -68,9 +76,8 @@ class PrivacyAccount:
         asked = asked_by(contract, self._epoch)
 
         def verify(spent: list[Spending]) -> None:
-            verify_affordable(spent, asked, self._limits, party=self._party)
-            # A run under noise may have begun since this one was checked.
-            verify_noise(contract, spent, self._limited, self._without_noise, party=self._party)
+            # Another run, under noise or not, may have begun since this one was checked.
+            verify_limits(contract, self._config, spent, party=self._party)
 
         self._state.spend_privacy(run_id, asked, verify, self._now())
         return asked
@@ -85,12 +92,13 @@ class PrivacyAccount:
     def statement(self, contract: Contract) -> dict[str, Any]:
         """Return what a run under ``contract`` took, and what all runs have taken, for this party's own result."""
         spendings, asked = self._state.privacy_spent(), asked_by(contract, self._epoch)
+        limits = self._config.limits()
         return {
             each.mechanism: {
                 "epsilon": each.epsilon,
                 "delta": each.delta,
                 "spent": asdict(spent_by(spendings, each.mechanism)),
-                "limit": asdict(self._limits[each.mechanism]),
+                "limit": asdict(limits[each.mechanism]),
             }
             for each in asked
         }

@@ -475,7 +475,9 @@ def _public_cause(error: FedshareError) -> dict[str, str]:
     if isinstance(error, RefusedError):
         # Prevent what other contracts have spent or trained on from reaching this one's parties and the audit log.
         reason = (
-            "only its own log says why, for it is about its other runs" if error.private else error.reason
+            "only its own log says why, for it is about its earlier runs or its own limits"
+            if error.private
+            else error.reason
         )
         return {"code": error.code, "reason": reason}
     code = type(error).__name__

@@ -40,6 +40,11 @@ __all__ = [
 
 Mechanism: TypeAlias = Literal["labels", "network"]
 MECHANISMS: tuple[Mechanism, ...] = ("labels", "network")
+# Of node.yaml, in which an institution limits a mechanism.
+_SETTINGS: dict[str, str] = {
+    "labels": "privacy.label_epsilon",
+    "network": "privacy.network_epsilon, privacy.network_delta",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def verify_affordable(
                 "privacy_budget_exceeded",
                 f"the privacy budget for {mechanism} would be at epsilon {after.epsilon:g}, delta {after.delta:g} "
                 f"after this run; it is at {was.epsilon:g}, {was.delta:g} now, and this node's limit is "
-                f"{limit.epsilon:g}, {limit.delta:g}",
+                f"{limit.epsilon:g}, {limit.delta:g} ({_SETTINGS[mechanism]} of node.yaml)",
                 party=party,
                 private=True,
             )
@@ -153,8 +158,9 @@ def verify_noise(
         what = {"labels": "outcomes", "network": "customers"}
         raise RefusedError(
             "noise_missing",
-            f"the contract uses {' and '.join(what[each] for each in undone)} without noise, which other contracts or this "
-            f"node's limits protect: sign one with noise, or name {', '.join(undone)} in privacy.without_noise of node.yaml",
+            f"the contract uses {' and '.join(what[each] for each in undone)} without noise, which runs under noise or this "
+            f"node's limits ({', '.join(_SETTINGS[each] for each in undone)} of node.yaml) protect: sign one with noise, or "
+            f"name {', '.join(undone)} in privacy.without_noise of node.yaml",
             party=party,
             private=True,
         )

@@ -242,6 +242,27 @@ def test_a_contract_with_other_identifiers_is_refused(enrolled, coordinator):
     assert "[configuration_differs]" in err
 
 
+@pytest.mark.parametrize(
+    ("limit", "noise", "code", "named"),
+    [
+        ({"label_epsilon": 5}, {}, "noise_missing", "privacy.label_epsilon"),
+        ({"network_delta": 1e-5}, {}, "noise_missing", "privacy.network_delta"),
+        ({}, {"labels": {"epsilon": 6}}, "privacy_budget_exceeded", "privacy.label_epsilon"),
+    ],
+)
+def test_a_contract_that_the_banks_own_limits_refuse_is_not_signed(
+    enrolled, coordinator, tmp_path, limit, noise, code, named
+):
+    settings = yaml.safe_load((tmp_path / "node.yaml").read_text())
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump({**settings, "privacy": limit}))
+    coordinator.draft("pilot", COLUMNS, privacy=noise)
+    exit_code, _, err = enrolled("contract", "approve", "pilot", "--yes")
+    assert exit_code == 4
+    assert f"[{code}]" in err
+    assert named in err
+    assert coordinator.decisions == {}
+
+
 def test_a_contract_that_is_not_the_one_asked_for_is_an_attack(enrolled, coordinator):
     first, second = coordinator.draft("pilot", COLUMNS), coordinator.draft("other", COLUMNS)
     coordinator.contracts[first.digest()] = second

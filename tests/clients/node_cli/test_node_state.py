@@ -42,6 +42,10 @@ def test_the_sample_configuration_loads(role):
     assert load_config(SAMPLES / f"{role.replace('_', '-')}.yaml").role == role
 
 
+def test_the_sample_of_a_bank_does_not_refuse_contracts_without_noise():
+    assert load_config(SAMPLES / "label-holder.yaml").privacy.limited() == set()
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path):
     config = parse_config(MINIMAL, tmp_path / "node.yaml")
     assert config.data.path == tmp_path / "rows.csv"
