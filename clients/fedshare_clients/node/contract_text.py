@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from fedshare.identity.keys import fingerprint
 from fedshare.privacy.leaks import summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedshare.contract.model import Column, Contract
 
     from .config import NodeConfig
     from .contracts import FetchedContract
 
-__all__ = ["contract_json", "contract_text"]
+__all__ = ["all_terms", "contract_json", "contract_text"]
+
+_WIDTH = 120
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def contract_json(fetched: FetchedContract, config: NodeConfig) -> dict[str, Any]:
@@ -33,8 +41,51 @@ def contract_json(fetched: FetchedContract, config: NodeConfig) -> dict[str, Any
 def contract_text(fetched: FetchedContract, config: NodeConfig) -> str:
     """Return the contract as a page to read before signing."""
     contract = fetched.contract
-    parts = (_heading(fetched), _terms(contract), _parties(fetched, config.party), [summarise(contract)])
+    parts = (
+        _heading(fetched),
+        _terms(contract),
+        _parties(fetched, config.party),
+        all_terms(json.loads(contract.canonical())),
+        [summarise(contract)],
+    )
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def all_terms(document: dict[str, Any]) -> list[str]:
+    """Return every field of a contract's document, one by one: the page leaves out nothing that is signed.
+
+    Text is quoted, so no value can pass for another term; without the indents, a wrapped value is unchanged.
+    """
+    lines = ["All terms, as they are signed"]
+    for path, value in _leaves(document, ""):
+        lines += textwrap.wrap(
+            f"{path} = {value}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="      ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=False,
+        )
+    return lines
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            key = name if _PLAIN.fullmatch(name) else _shown(name)
+            yield from _leaves(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, _shown(value)
+
+
+def _shown(value: object) -> str:
+    """Return a value as one line of JSON that no control or writing-direction mark in it can rearrange."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def _heading(fetched: FetchedContract) -> list[str]:
@@ -86,7 +137,7 @@ def _network(contract: Contract) -> list[str]:
     model = contract.bank_model
     if model is None:
         return []
-    settings = "".join(f", {name} {value}" for name, value in sorted(model.settings.items()))
+    settings = "".join(f", {name} {_shown(value)}" for name, value in sorted(model.settings.items()))
     return [f"  network    {model.kind}{settings}; {model.algorithm}, at most {model.rounds} rounds"]
 
 
