@@ -150,6 +150,12 @@ def _read(path: Path, what: str) -> bytes:
         raise ConfigError(f"could not read {what} {path}: {error.strerror}") from error
 
 
+def _source(folder: Path) -> FolderSource:
+    if not folder.is_dir():
+        raise ConfigError(f"no such folder: {folder}; expected the copy of a log")
+    return FolderSource(folder)
+
+
 def _read_policy(options: argparse.Namespace) -> Policy:
     return Policy.parse(_read(options.policy, "the policy"))
 
@@ -172,7 +178,7 @@ def _read_keys(path: Path | None) -> dict[str, bytes]:
 def _verify(options: argparse.Namespace) -> int:
     since = None if options.since is None else _read(options.since, "the earlier checkpoint")
     keys = _read_keys(options.keys)
-    report = verify_log(FolderSource(options.folder), _read_policy(options), since, keys)
+    report = verify_log(_source(options.folder), _read_policy(options), since, keys)
     return _print_report(report, options.json)
 
 
@@ -193,18 +199,19 @@ def _print_report(report: Report, as_json: bool) -> int:
         return report.exit_code
     print(f"log {report.origin or '(unknown)'}: {report.size} entries,", end=" ")
     print(f"cosigned by {', '.join(report.cosigners) or 'no witness of the policy'}")
-    for kind, count in sorted(report.statements.items()):
-        print(f"  {count:>8} {kind}")
+    for what, count in sorted(report.statements.items()):
+        print(f"  {count:>8} {what}")
     for finding in report.findings:
         print(finding)
-    for found in sorted({finding.kind for finding in report.findings}):
-        print(f"{found.name.lower()}: {MEANINGS[FindingClass(found)]}")
-    print("the log is good" if not report.findings else f"{len(report.findings)} findings")
+    for kind in sorted({finding.kind for finding in report.findings}):
+        print(f"{kind.name.lower()}: {MEANINGS[FindingClass(kind)]}")
+    found = len(report.findings)
+    print(f"{found} finding{'s' if found > 1 else ''}" if found else "the log is good")
     return report.exit_code
 
 
 def _entries(folder: Path, start: int, count: int | None) -> Iterator[tuple[int, bytes]]:
-    source = FolderSource(folder)
+    source = _source(folder)
     size = Checkpoint.parse(parse_note(source.read(CHECKPOINT_PATH)).text).size
     end = size if count is None else min(size, start + count)
     for bundle in range(start // TILE_WIDTH, -(-end // TILE_WIDTH)):
@@ -231,7 +238,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _prove(options: argparse.Namespace) -> int:
-    receipt = make_receipt(FolderSource(options.folder), options.index).to_bytes()
+    receipt = make_receipt(_source(options.folder), options.index).to_bytes()
     if options.out is None:
         sys.stdout.write(receipt.decode())
         return 0

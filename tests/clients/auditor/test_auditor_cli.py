@@ -92,7 +92,21 @@ def test_a_missing_or_malformed_policy_exits_2(run, federation, tmp_path):
 
 
 def test_a_folder_without_a_log_exits_20(run, policy, tmp_path):
-    assert run("verify", tmp_path / "none", *policy)[0] == 20
+    (tmp_path / "empty").mkdir()
+    code, out, _ = run("verify", tmp_path / "empty", *policy)
+    assert code == 20
+    assert out.endswith("\n1 finding\n")
+
+
+def test_a_folder_that_is_not_there_exits_2_and_is_no_finding(run, policy, tmp_path):
+    for words in (
+        ("verify", tmp_path / "none", *policy),
+        ("show", tmp_path / "none"),
+        ("prove", tmp_path / "none", 0),
+    ):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert "no such folder" in err
 
 
 def test_show_prints_every_entry(run, federation):
