@@ -12,6 +12,7 @@ from fedshare.contract.codedigest import installed_code_digest
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError
 from fedshare.privacy.leaks import summarise
+from fedshare.settings import parse_yaml
 from fedshare_server.commands import open_state, print_table
 from fedshare_server.drafting import complete
 from fedshare_server.log_keys import LogKeys
@@ -104,8 +105,8 @@ def _render(contract: Contract) -> str:
 
 def _read_yaml(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML in UTF-8, found something else") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text; save the file as UTF-8") from error

@@ -23,11 +23,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedshare.audit.notes import COSIGNATURE, NoteKey
 from fedshare.errors import ConfigError, ProtocolError, StorageError
+from fedshare.settings import parse_yaml
 
 __all__ = ["ServerConfig", "StateFolder", "WitnessConfig", "load_config", "replace_file", "write_new_file"]
 
@@ -103,11 +103,11 @@ def load_config(path: Path) -> ServerConfig:
         ConfigError: the file is missing, is no YAML mapping, or says something unknown or out of range.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}): run `fedshare-server init`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML in UTF-8, found something else") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text; save the file as UTF-8") from error
     try:
         return ServerConfig.model_validate(raw or {})
     except ValidationError as error:

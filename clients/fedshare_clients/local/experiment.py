@@ -10,7 +10,6 @@ import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedshare.contract.banks import BetweenBanks
@@ -20,6 +19,7 @@ from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic read
 from fedshare.contract.privacy import Privacy
 from fedshare.contract.scoring import Scoring  # noqa: TC001  pydantic reads it
 from fedshare.errors import ConfigError
+from fedshare.settings import parse_yaml
 from fedshare_clients.node.pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
@@ -169,16 +169,15 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML can say
     """Return what is in the YAML file at ``path``, environment variables put in.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or a variable is not set.
+        ConfigError: it cannot be read, is not YAML with unique keys, or a variable is not set.
     """
     try:
-        return yaml.safe_load(_expand(path.read_text(encoding="utf-8"), path))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{place}: expected YAML in UTF-8, found something else") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text; save the file as UTF-8") from error
+    return parse_yaml(_expand(text, path), path)
 
 
 def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 - as ``read_yaml``

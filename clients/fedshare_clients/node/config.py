@@ -24,12 +24,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from fedshare.errors import ConfigError
 from fedshare.privacy.budget import Amount, Mechanism
 from fedshare.scoring.answer import Band, verify_bands
+from fedshare.settings import parse_yaml
 
 from .pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
@@ -360,11 +360,7 @@ def parse_config(text: str, path: Path) -> NodeConfig:
         ConfigError: as ``load_config``.
     """
     try:
-        config = NodeConfig.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{place}: is not YAML; check the indentation and the quotes") from error
+        config = NodeConfig.model_validate(parse_yaml(text, path))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'node.yaml'}: "

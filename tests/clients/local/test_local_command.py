@@ -1,8 +1,11 @@
 """``fedshare-local run`` from the command line, as far as it goes before any process starts."""
 
+import pytest
 import yaml
 
+from fedshare.errors import ConfigError
 from fedshare_clients.local.cli import main
+from fedshare_clients.local.experiment import load_experiment
 
 EXPERIMENT = {
     "name": "small",
@@ -41,3 +44,9 @@ def test_a_folder_with_a_run_in_it_is_refused(tmp_path, capsys):
     code, said = run(tmp_path, capsys)
     assert code == 2
     assert "holds the results of an earlier run (coordinator)" in said
+
+
+def test_an_experiment_that_says_a_thing_twice_is_refused(tmp_path):
+    (tmp_path / "experiment.yaml").write_text("name: a\nname: b\n")
+    with pytest.raises(ConfigError, match="the key name is there twice"):
+        load_experiment(tmp_path / "experiment.yaml")

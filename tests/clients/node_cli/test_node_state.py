@@ -76,6 +76,11 @@ def test_the_label_cannot_be_a_column_under_another_name(tmp_path):
         parse_config(text.replace("{kind: numeric}", "{kind: numeric, column: y}"), tmp_path / "node.yaml")
 
 
+def test_a_setting_that_is_there_twice_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="the key party is there twice"):
+        parse_config(f"{MINIMAL}\nparty: court\n", tmp_path / "node.yaml")
+
+
 def test_text_that_is_not_yaml_is_refused_by_its_line(tmp_path):
     with pytest.raises(ConfigError, match="line 2"):
         parse_config("party: [\n}", tmp_path / "node.yaml")

@@ -139,6 +139,16 @@ def test_a_draft_that_is_no_yaml_is_refused(
     assert "expected YAML" in capsys.readouterr().err
 
 
+def test_a_draft_that_says_a_thing_twice_is_refused(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "credit.yaml"
+    file.write_text(yaml.safe_dump(DRAFT) + "name: other\n")
+    assert call("contract", "draft", str(file)) == 2
+    assert "the key name is there twice" in capsys.readouterr().err
+    assert store.contracts() == []
+
+
 def test_training_waits_for_every_party(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,7 @@ def test_init_starts_from_settings(tmp_path: Path) -> None:
         ("grpc_port: 9092\n", "must differ"),
         ("- a\n", "valid dictionary"),
         ("a: [\n", "expected YAML"),
+        ("grpc_port: 1\ngrpc_port: 2\n", "the key grpc_port is there twice"),
     ],
 )
 def test_wrong_settings_name_the_field(tmp_path: Path, text: str, words: str) -> None:
