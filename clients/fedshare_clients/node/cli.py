@@ -325,11 +325,14 @@ def _decide(options: argparse.Namespace, verdict: Any, reason: str) -> int:  # n
 
 def _revoke(options: argparse.Namespace) -> int:
     from .audit_client import AuditClient  # noqa: PLC0415
-    from .contracts import revoke, tls_identity  # noqa: PLC0415
+    from .contracts import ContractClient, revoke, tls_identity  # noqa: PLC0415
 
     config, state = _opened(options)
     contract = state.find_approved(options.contract)
     digest = contract.digest()
+    # One that the coordinator has not heard of yet is handed in again.
+    if state.revocation(digest) and config.party in ContractClient(config, state).fetch(digest).revoked_by():
+        raise ConfigError(f"contract {digest[:12]}: this party has taken its approval back already")
     if not options.yes:
         if options.json or not sys.stdin.isatty():
             raise ConfigError("to revoke without being asked, add --yes")

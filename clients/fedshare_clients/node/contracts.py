@@ -281,11 +281,15 @@ def decide(
     Asking again hands in the same bytes again.
 
     Raises:
-        ConfigError: this party has decided otherwise.
+        ConfigError: this party has decided otherwise, or taken its approval back.
         RefusedError: an approval that contradicts this node's own configuration, limits, keys or clock.
     """
     contract = fetched.contract
     digest = contract.digest()
+    if state.revocation(digest) is not None:
+        raise ConfigError(
+            f"contract {digest[:12]}: this party has taken its approval back, which is final; draft a new contract"
+        )
     if verdict == "approve":
         verify_approvable(contract, config, state)
         if now >= contract.valid_until:

@@ -46,6 +46,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedshare.audit.checkpoint import Checkpoint
+from fedshare.audit.entries import Entry
 from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, ProtocolError, StorageError
@@ -377,8 +378,8 @@ class NodeState:
         """Return every decision of this party with the contract's name and the runs begun, the latest first."""
         with self._database() as database:
             rows = database.execute(
-                "SELECT decisions.digest, CASE WHEN revocations.digest IS NULL THEN verdict ELSE 'revoke' END, "
-                "decided_at, canonical, coalesce(amount, 0) FROM decisions JOIN contracts USING (digest) "
+                "SELECT decisions.digest, verdict, decided_at, canonical, coalesce(amount, 0), revocations.entry "
+                "FROM decisions JOIN contracts USING (digest) "
                 "LEFT JOIN revocations ON revocations.digest = decisions.digest "
                 "LEFT JOIN spent ON spent.digest = decisions.digest AND what = 'runs' "
                 "ORDER BY decided_at DESC, decisions.rowid DESC"
@@ -387,19 +388,22 @@ class NodeState:
                 "SELECT digest, substr(what, 8), amount FROM spent WHERE what LIKE 'scored/%' ORDER BY what"
             ).fetchall()
         contracts = [parse_contract(bytes(row[3])) for row in rows]
-        return [
+        found = [
             {
                 "digest": digest,
                 "name": contract.name,
-                "verdict": verdict,
-                "decided_at": decided_at,
+                "verdict": "revoke" if revocation else verdict,
+                "decided_at": _time_stated(revocation) if revocation else decided_at,
                 "runs_begun": begun,
                 "max_runs": contract.max_runs,
                 "scored": {bank: amount for of, bank, amount in scored if of == digest},
                 "scoring_quota": contract.scoring.quota if contract.scoring else 0,
             }
-            for contract, (digest, verdict, decided_at, _, begun) in zip(contracts, rows, strict=True)
+            for contract, (digest, verdict, decided_at, _, begun, revocation) in zip(
+                contracts, rows, strict=True
+            )
         ]
+        return sorted(found, key=lambda each: each["decided_at"], reverse=True)
 
     def approved_contract(self, digest: str) -> Contract | None:
         """Return the contract if this party approved it, as this party saw it, or None."""
@@ -713,3 +717,8 @@ def _new_flower_key() -> bytes:
     """Return a key as flwr's SuperNode reads it: OpenSSH, on a NIST curve."""
     key = ec.generate_private_key(ec.SECP384R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def _time_stated(entry: bytes) -> str:
+    issued_at = Entry.parse(entry).statement.issued_at
+    return datetime.fromtimestamp(issued_at, UTC).isoformat(timespec="seconds")

@@ -56,6 +56,7 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer, AuditSe
         self.submitted = []
         self.contracts = {}
         self.decisions = {}
+        self.revocations = []
         self.failures_left = 0
         self._server.start()
 
@@ -160,7 +161,9 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer, AuditSe
             if digest == request.digest
         ]
         contract = self.contracts[request.digest]
-        return contracts_pb2.GetContractResponse(contract=contract.canonical(), status=1, decisions=decisions)
+        return contracts_pb2.GetContractResponse(
+            contract=contract.canonical(), status=1, decisions=decisions, revocations=self.revocations
+        )
 
     def SubmitDecision(self, request, context):  # noqa: N802
         if request.digest in self.decisions:
@@ -170,5 +173,9 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer, AuditSe
         return contracts_pb2.SubmitDecisionResponse(status=contracts_pb2.CONTRACT_STATUS_PROPOSED)
 
     def SubmitEntries(self, request, context):  # noqa: N802
-        self.submitted += [Entry.parse(entry).statement for entry in request.entries]
+        said = [Entry.parse(entry).statement for entry in request.entries]
+        self.submitted += said
+        self.revocations += [
+            entry for entry, each in zip(request.entries, said, strict=True) if each.kind == "revocation"
+        ]
         return audit_pb2.SubmitEntriesResponse(indices=range(len(request.entries)))

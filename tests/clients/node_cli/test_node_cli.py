@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from fake_coordinator import FakeCoordinator
 
+from fedshare.audit.entries import EntrySigner
 from fedshare.audit.policy import Policy
+from fedshare.audit.statements import Revocation
 from fedshare.contract.signing import verify_decision
 from fedshare.identity.keys import IdentityKey, encode_public_key
 from fedshare_clients.node.cli import main
@@ -350,12 +352,37 @@ def test_a_contract_with_another_log_is_refused(enrolled, coordinator):
     assert "[log_differs]" in err
 
 
+def test_a_revocation_is_final(enrolled, coordinator):
+    coordinator.draft("pilot", COLUMNS)
+    enrolled("contract", "approve", "pilot", "--yes")
+    assert enrolled("contract", "revoke", "pilot", "--yes")[0] == 0
+    told = list(coordinator.submitted)
+    code, _, err = enrolled("contract", "approve", "pilot", "--yes")
+    assert code == 2
+    assert "taken its approval back, which is final" in err
+    code, _, err = enrolled("contract", "revoke", "pilot", "--yes")
+    assert code == 2
+    assert "taken its approval back already" in err
+    assert coordinator.submitted == told
+
+
+def test_status_shows_when_an_approval_was_taken_back(enrolled, coordinator, tmp_path):
+    digest = coordinator.draft("pilot", COLUMNS).digest()
+    enrolled("contract", "approve", "pilot", "--yes")
+    state = NodeState(load_config(tmp_path / "node.yaml").state)
+    said = Revocation(issuer="bank-a", issued_at=2_000_000_000, contract_digest=digest)
+    state.save_revocation(digest, EntrySigner(state.identity()).sign(said))
+    (shown,) = json.loads(enrolled("status", "--json")[1])["decisions"]
+    assert (shown["verdict"], shown["decided_at"]) == ("revoke", "2033-05-18T03:33:20+00:00")
+
+
 def test_revoking_is_signed_once_and_the_node_remembers_it(enrolled, coordinator, tmp_path):
     contract = coordinator.draft("pilot", COLUMNS)
     assert enrolled("contract", "revoke", "pilot", "--yes")[0] == 2  # nothing is approved yet
     enrolled("contract", "approve", "pilot", "--yes")
     assert enrolled("contract", "revoke", "pilot")[0] == 2  # asks, and nobody is there
     for _ in range(2):
+        coordinator.revocations.clear()  # as if it had never arrived
         code, out, err = enrolled("contract", "revoke", "pilot", "--yes", "--reason", "merger")
         assert code == 0, err
         assert "has taken back its approval of contract pilot" in out
