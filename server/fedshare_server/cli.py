@@ -134,7 +134,9 @@ def _add_contract(
     draft.set_defaults(command=commands_contract.draft)
 
     show = _verb(actions, "show", state, "print a contract and what each role learns")
-    show.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
+    show.add_argument(
+        "contract", metavar="CONTRACT", help="its name if no other has it, its digest, or 8 digits of it"
+    )
     show.set_defaults(command=commands_contract.show)
 
     status = _verb(actions, "status", state, "list contracts and who has decided")
@@ -145,12 +147,16 @@ def _add_runs(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], state: argparse.ArgumentParser
 ) -> None:
     train = _verb(verbs, "train", state, "train what every party has approved")
-    train.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
+    train.add_argument(
+        "contract", metavar="CONTRACT", help="its name if no other has it, its digest, or 8 digits of it"
+    )
     train.add_argument("--follow", action="store_true", help="show progress and exit as the run ends")
     train.set_defaults(command=commands_run.train)
 
     serve = _verb(verbs, "serve", state, "let the parties use a trained model")
-    serve.add_argument("contract", metavar="CONTRACT", help="its name or digest, or 8 digits of it")
+    serve.add_argument(
+        "contract", metavar="CONTRACT", help="its name if no other has it, its digest, or 8 digits of it"
+    )
     serve.add_argument(
         "--model", type=int, metavar="RUN", help="its training run (default: the newest complete one)"
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ContractStore"]
 
 _SHORTEST_PREFIX = 8
+_SHOWN_DIGITS = 12
 
 
 class ContractStore(LogStore):
@@ -63,10 +64,10 @@ class ContractStore(LogStore):
             return None if row is None else _contract(session, row)
 
     def resolve_contract(self, word: str) -> ContractRecord:
-        """Return the contract that ``word`` means: its digest or 8 digits of it, or its name (the newest).
+        """Return the contract that ``word`` means: its digest or 8 digits of it, or its name.
 
         Raises:
-            ConfigError: there is none, or several digests begin so.
+            ConfigError: there is none, or several are called so.
         """
         found = [
             record
@@ -77,12 +78,14 @@ class ContractStore(LogStore):
             raise ConfigError(
                 f"no contract has the name or digest {word}: see `fedshare-server contract status`"
             )
-        named = [record for record in found if record.name == word]
-        if not named and len(found) > 1:
+        if len(found) > 1:
+            # Which of them everybody approved is nothing to guess from: a newer one may be what is meant.
+            digests = ", ".join(record.digest[:_SHOWN_DIGITS] for record in found)
             raise ConfigError(
-                f"{len(found)} contracts have a digest that begins with {word}: give more digits"
+                f"{len(found)} contracts are called {word}: give more of the digest instead ({digests}); "
+                "`fedshare-server contract status` says where they stand"
             )
-        return (named or found)[0]
+        return found[0]
 
     def contract_parties(self, digest: str) -> tuple[str, ...]:
         """Return the ids of the parties of a contract, sorted.

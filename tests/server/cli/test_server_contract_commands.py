@@ -159,6 +159,19 @@ def test_training_waits_for_every_party(
     assert store.runs() == []
 
 
+@pytest.mark.parametrize("command", ["train", "serve"])
+def test_one_name_of_two_contracts_starts_no_run(
+    store: Store, digest: str, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for party in ("tax", "bank-a"):
+        store.add_decision(digest, party, True, b"signed", said(party))
+    assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
+    assert call(command, "credit") == 2
+    error = capsys.readouterr().err
+    assert all(record.digest[:12] in error for record in store.contracts())
+    assert store.runs() == []
+
+
 def test_training_refuses_what_a_party_rejected(
     store: Store, digest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,13 +196,22 @@ def test_a_contract_is_stored_once_and_listed_for_its_parties(store: Store) -> N
 
 def test_a_contract_is_found_by_name_and_by_a_prefix_of_its_digest(store: Store) -> None:
     with_contract(store)
-    store.add_contract("ab" * 31 + "cd", "credit", OTHER, ["tax"])
-    assert store.resolve_contract("credit").canonical == OTHER
-    assert store.resolve_contract(DIGEST).canonical == CONTRACT
-    with pytest.raises(ConfigError, match="give more digits"):
-        store.resolve_contract("abababab")
+    assert store.resolve_contract("credit").canonical == CONTRACT
+    assert store.resolve_contract(DIGEST[:8]).canonical == CONTRACT
+    store.add_contract("cd" * 32, "housing", OTHER, ["tax"])
+    assert store.resolve_contract("credit").canonical == CONTRACT
     with pytest.raises(ConfigError, match="no contract"):
         store.resolve_contract("abab")
+
+
+@pytest.mark.parametrize("word", ["credit", "abababab"])
+def test_a_word_for_several_contracts_is_refused_with_their_digests(store: Store, word: str) -> None:
+    with_contract(store)
+    other = "ab" * 5 + "cd" * 27
+    store.add_contract(other, "credit", OTHER, ["tax"])
+    with pytest.raises(ConfigError, match=f"2 contracts are called {word}.*{other[:12]}, {DIGEST[:12]}"):
+        store.resolve_contract(word)
+    assert store.resolve_contract(other).canonical == OTHER
 
 
 def test_a_decision_is_final(store: Store) -> None:
