@@ -52,6 +52,7 @@ class Leak:
         coordinator: what the coordinator learns.
         auditor: what a reader of the audit log learns, which states sizes and digests of envelopes.
         needed: why it is sent.
+        agreed: the term of the contract without which it is not sent; empty if none but its roles and phase decide.
     """
 
     message: str
@@ -65,6 +66,20 @@ class Leak:
     coordinator: str
     auditor: str
     needed: str
+    agreed: Literal["", "profile", "count_shared_customers"] = ""
+
+    def occurs(self, contract: Contract) -> bool:
+        """Whether a run under ``contract`` may hold this message."""
+        pair, scoring = {self.sender, self.recipient}, contract.scoring
+        serves_only = set(self.phase.split(", ")) <= {"publish", "serve"}
+        missing = (
+            "feature_holder" in pair and not contract.holders(),
+            pair == {"label_holder"} and len(contract.banks()) == 1,
+            serves_only and scoring is None,
+            self.agreed == "profile" and (scoring is None or scoring.profile is None),
+            self.agreed == "count_shared_customers" and not contract.between_banks.count_shared_customers,
+        )
+        return not any(missing)
 
 
 _NOTHING = "nothing"
@@ -152,6 +167,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="the same, from the size",
         auditor=_SIZES,
         needed="a customer of two banks counts once per bank: how many there are",
+        agreed="count_shared_customers",
     ),
     Leak(
         message="CustomerAnswer",
@@ -166,6 +182,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="the same, from the size",
         auditor=_SIZES,
         needed="as CustomerElements",
+        agreed="count_shared_customers",
     ),
     Leak(
         message="SharedCustomers",
@@ -180,6 +197,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator=_NOTHING,
         auditor=_SIZES,
         needed="both banks report the same band",
+        agreed="count_shared_customers",
     ),
     Leak(
         message="SecretOffers",
@@ -357,6 +375,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="that a bank asks for a profile, not whose",
         auditor=_SIZES,
         needed="each holder checks the consent itself before it shows anything",
+        agreed="profile",
     ),
     Leak(
         message="Profile",
@@ -381,6 +400,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="that a holder answers",
         auditor=_SIZES,
         needed="the profile that the enterprise agreed to",
+        agreed="profile",
     ),
     Leak(
         message="ConsentWithdrawn",
@@ -395,6 +415,7 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="that a short message was sent",
         auditor=_SIZES,
         needed="a withdrawal ends it at once, at every holder",
+        agreed="profile",
     ),
     Leak(
         message="Envelope",
@@ -560,7 +581,7 @@ def summarise(contract: Contract) -> str:
         )
     )
     parts.append("Message by message")
-    parts += [_message(leak) for leak in LEDGER]
+    parts += [_message(leak) for leak in LEDGER if leak.occurs(contract)]
     parts.append(
         _section(
             "Before you sign, compare these fingerprints with each institution, not through the coordinator",

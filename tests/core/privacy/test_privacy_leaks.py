@@ -111,10 +111,46 @@ def test_the_summary_says_what_the_coordinator_is_shown(shown, said):
     assert said in words(contract(outputs={"coordinator_metrics": shown}))
 
 
-def test_the_summary_lists_every_message_and_every_partys_fingerprint():
+def listed(agreed):
+    """Return the messages that the summary lists."""
+    return {leak.message for leak in LEDGER if f"  {leak.message}  (" in summarise(agreed)}
+
+
+SCORING = {"quota": 5}
+PROFILE = {"consent_key": VECTOR["document"]["parties"][0]["identity_key"], "releases": ["band"]}
+CONSENTS = {"Profile", "ProfileRequest", "ConsentWithdrawn"}
+SERVED = {"ScoreColumn", "KeysRefused"}
+COUNTED = {"CustomerElements", "CustomerAnswer", "SharedCustomers"}
+BETWEEN_BANKS = {"SharedBins", "SharedPoint", "MaskedVector", "BankTotal"}
+
+
+def test_the_summary_lists_every_message_where_the_contract_agrees_to_everything():
+    everything = with_banks(
+        3, scoring={**SCORING, "profile": PROFILE}, between_banks={"count_shared_customers": True}
+    )
+    assert listed(everything) == {leak.message for leak in LEDGER}
+
+
+def test_the_summary_leaves_out_the_messages_that_no_run_of_the_contract_holds():
+    every = {leak.message for leak in LEDGER}
+    assert every - listed(contract()) == CONSENTS | SERVED | COUNTED | BETWEEN_BANKS
+    assert every - listed(contract(scoring=SCORING)) == CONSENTS | COUNTED | BETWEEN_BANKS
+    assert every - listed(with_banks(3, scoring=SCORING)) == CONSENTS | COUNTED
+
+
+def test_the_summary_of_banks_alone_lists_no_message_of_a_holder():
+    document = with_banks(3).model_dump(mode="json")
+    banks = [party for party in document["parties"] if party["role"] == "label_holder"]
+    for bank in banks:
+        bank["columns"][0]["monotone"] = "none"
+    alone = parse_contract({**document, "parties": banks, "bank_model": {"kind": "mlp"}})
+    holders = {leak.message for leak in LEDGER if "feature_holder" in {leak.sender, leak.recipient}}
+    assert {leak.message for leak in LEDGER} - listed(alone) == holders | COUNTED | SERVED | CONSENTS
+
+
+def test_the_summary_lists_every_partys_fingerprint():
     agreed = contract()
     text = summarise(agreed)
-    assert all(f"  {leak.message}  (" in text for leak in LEDGER)
     assert all(fingerprint(party.identity_key_bytes()) in text for party in agreed.parties)
 
 
