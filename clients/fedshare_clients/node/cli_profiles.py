@@ -26,6 +26,7 @@ from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceStub
 
 from .cli_scores import own_channel
 from .consents import ConsentDesk, consent_key
+from .score_wire import not_served
 from .state import write_private
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _error(error: grpc.RpcError) -> Exception:
             code = details.rpartition("[")[2].rstrip("]")
             return RefusedError(code, details.rpartition(" [")[0])
         case grpc.StatusCode.FAILED_PRECONDITION:
-            return ConfigError(details)
+            return not_served(details)
         case grpc.StatusCode.INVALID_ARGUMENT:
             return ProtocolError(details)
         case _:

@@ -22,7 +22,7 @@ from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceStub
 from .data.cells import CellError, categories, identifiers, numbers
 from .data.csv_file import CsvSource
 from .data.parquet_file import ParquetSource
-from .score_wire import answer_from_wire, question_to_wire
+from .score_wire import answer_from_wire, not_served, question_to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,9 +124,9 @@ def score_applicants(
     """Return the running node's answers, in the order of the questions.
 
     Raises:
-        ConfigError: the node does not serve the contract.
+        ConfigError: the node serves several contracts that match.
         DataError: the node does not understand a question.
-        UnavailableError: the node does not answer.
+        UnavailableError: the node does not answer, or serves no contract that matches.
     """
 
     def batches() -> Iterator[wire.ScoreBatchRequest]:
@@ -142,7 +142,7 @@ def score_applicants(
     except grpc.RpcError as error:
         details = error.details() or ""
         if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            raise ConfigError(details) from error
+            raise not_served(details) from error
         if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
             raise DataError(details) from error
         raise UnavailableError(

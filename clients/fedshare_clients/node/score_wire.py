@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fedshare.errors import ProtocolError
+from fedshare.errors import ConfigError, ProtocolError, UnavailableError
 from fedshare.scoring.answer import Answer
 from fedshare.wire.v1 import scoring_pb2 as wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["answer_from_wire", "answer_to_wire", "cells_of", "question_to_wire"]
+__all__ = ["answer_from_wire", "answer_to_wire", "cells_of", "not_served", "question_to_wire"]
+
+
+def not_served(details: str) -> ConfigError | UnavailableError:
+    """Return the error of a service that does not serve the contract: there may be a serving run later."""
+    return UnavailableError(details) if details.startswith("no_serving_run") else ConfigError(details)
 
 
 def question_to_wire(enterprise: str, cells: Mapping[str, float | str | None]) -> wire.Question:

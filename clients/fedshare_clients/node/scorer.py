@@ -271,9 +271,11 @@ class ScoringDesk:
             for each in scorers
             if contract in ("", each.name) or (len(contract) >= 8 and each.digest.startswith(contract))
         ]
-        if len(found) != 1:
+        if not found:
             raise ConfigError(
-                f"{len(found)} contracts that match are served here: a serving run must have begun "
-                "(`fedshare-server serve`), and one of several is named by its digest"
+                f"no_serving_run: no contract{f' called {contract}' if contract else ''} is served here; a serving run must "
+                "have begun (`fedshare-server serve`)"
             )
+        if len(found) > 1:
+            raise ConfigError(f"{len(found)} contracts that match are served here: name one by its digest")
         return found[0]

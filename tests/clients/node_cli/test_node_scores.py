@@ -79,8 +79,18 @@ def test_a_question_that_cannot_be_understood_is_an_invalid_argument(bank):
 
 def test_a_contract_that_is_not_served_here_is_a_failed_precondition(bank):
     _, address, tls, _ = bank
-    with pytest.raises(ConfigError, match="0 contracts"):
-        score(address, tls, "another", [question_to_wire("known-1", {})])
+    with connect(address, tls) as channel, pytest.raises(grpc.RpcError) as caught:
+        ScoreServiceStub(channel).Score(wire.ScoreRequest(contract="another"), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_scoring_without_a_serving_run_can_be_tried_again_later(bank, tmp_path, capsys):
+    folder, _, _, _ = bank
+    pq.write_table(pa.table({"code": ["known-5"]}), tmp_path / "in.parquet")
+    words = ["--in", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]
+    assert command(folder, "score", "--contract", "another", *words) == 6
+    assert "no_serving_run" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_nobody_without_a_certificate_of_the_banks_own_authority_is_answered(bank, tmp_path):
