@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from fedshare.contract.enforcement import verify_not_revoked
 from fedshare.errors import ConfigError, StorageError, UnavailableError
 
 from .enrolment import connect
@@ -15,10 +16,13 @@ from .score_tls import client_identity, open_authority
 from .state import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import grpc
+
+    from fedshare.scoring.answer import Answer
+    from fedshare.wire.v1 import scoring_pb2 as wire
 
     from .config import NodeConfig, ScoringConfig
     from .state import NodeState
@@ -36,19 +40,18 @@ def score(
 
     Raises:
         FedshareError: as ``read_applicants``, ``score_applicants`` and ``write_answers``; ``UnavailableError`` if nobody was
-            scored because there is no serving run or no holder answers. Nothing is written then.
+            scored because there is no serving run or no holder answers, ``RefusedError`` if this party has taken its
+            approval back by then. Nothing is written then.
     """
     questions = read_applicants(source, config, identifier or config.data.identifier)
-    with own_channel(config, state) as channel:
-        answers = score_applicants(channel, contract, questions)
-    reasons = Counter(answer.reason for answer in answers)
-    if answers and reasons.keys() <= _NOBODY and all(answer.status == "withheld" for answer in answers):
-        raise UnavailableError(
-            f"nobody was scored ({', '.join(sorted(reasons))}): the coordinator's operator has to start a serving run, or "
-            "a holder its node; nothing was written"
-        )
+    try:
+        answers = _ask(config, state, contract, questions)
+    except UnavailableError:
+        _verify_not_revoked(config, state, contract)
+        raise
     write_answers(out, answers)
     statuses = Counter(answer.status for answer in answers)
+    reasons = Counter(answer.reason for answer in answers)
     because = {reason: count for reason, count in sorted(reasons.items()) if reason}
     document = {"out": str(out), "answers": len(answers), "status": dict(statuses), "reasons": because}
     said = ", ".join(f"{reason}: {count:,}" for reason, count in because.items())
@@ -57,6 +60,28 @@ def score(
         f"alone, {statuses['withheld']:,} withheld{f' ({said})' if said else ''}; in {out}"
     )
     return document, text
+
+
+def _ask(
+    config: NodeConfig, state: NodeState, contract: str, questions: Sequence[wire.Question]
+) -> list[Answer]:
+    with own_channel(config, state) as channel:
+        answers = score_applicants(channel, contract, questions)
+    reasons = {answer.reason for answer in answers}
+    if answers and reasons <= _NOBODY and all(answer.status == "withheld" for answer in answers):
+        raise UnavailableError(
+            f"nobody was scored ({', '.join(sorted(reasons))}): the coordinator's operator has to start a serving run, or "
+            "a holder its node; nothing was written"
+        )
+    return answers
+
+
+def _verify_not_revoked(config: NodeConfig, state: NodeState, contract: str) -> None:
+    """Check that there can be a serving run again, as far as this node knows."""
+    with suppress(ConfigError):  # not called by a name or digest that is one contract's
+        agreed = state.find_approved(contract)
+        own = [config.party] if state.revocation(agreed.digest()) is not None else []
+        verify_not_revoked(agreed, config.party, own)
 
 
 @contextmanager

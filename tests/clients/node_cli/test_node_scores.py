@@ -234,3 +234,14 @@ def test_an_answer_survives_the_wire(bank):
         assert answer_from_wire(answer_to_wire(answer)).receipt == answer.receipt
     with pytest.raises(ProtocolError):
         answer_from_wire(wire.ScoreAnswer(status="guessed", own_columns="table"))
+
+
+def test_after_an_own_revocation_no_serving_run_is_to_be_waited_for(tmp_path, capsys):
+    pq.write_table(pa.table({"code": ["known-5"]}), tmp_path / "in.parquet")
+    words = ["--in", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]
+    with running_bank(tmp_path) as running:
+        running.holders.closed = "ended"
+        running.state.save_revocation(running.agreed.digest(), b"entry")
+        assert command(running.folder, "score", "--contract", "joint-score", *words) == 4
+    assert "[contract_revoked]" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
