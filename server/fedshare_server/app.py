@@ -23,7 +23,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedshare.errors import ConfigError, RunFailedError
-from fedshare_server.phases import PHASES, SERVING_PHASES, Cause, Reply, Rounds
+from fedshare_server.phases import AWAITED, PHASES, SERVING_PHASES, Cause, Reply, Rounds
 from fedshare_server.storage import open_store
 
 if TYPE_CHECKING:
@@ -181,12 +181,16 @@ class _Driver:
 
     def connect(self, sleep: Callable[[float], None]) -> None:
         """Wait until every party's node is connected."""
-        deadline = self._clock() + CONNECT_SECONDS
+        deadline, is_said = self._clock() + CONNECT_SECONDS, False
         while missing := set(self.rounds.parties) - self._look().keys():
             if self._clock() > deadline:
                 for party in sorted(missing):
                     self.rounds.lose(party, "its node is not connected: start it and run the contract again")
                 break
+            if not is_said:
+                text = f"waits {CONNECT_SECONDS:g} s for the nodes of {', '.join(sorted(missing))}"
+                self._store.add_event(AWAITED, text, self._run_id)
+                is_said = True
             sleep(POLL_SECONDS)
         self._node_by_party = self._look()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError, RunFailedError, UnavailableError
 from fedshare_server.commands import open_state, print_table
+from fedshare_server.phases import AWAITED
 from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def follow(
 
     A run whose ServerApp died without a word is ended here, with what Flower says about it.
     """
-    seen, phase = 0, ""
+    seen, seen_event, phase = 0, 0, ""
     while True:
         record = store.find_run(run_id)
         if record is None:
@@ -179,6 +180,10 @@ def follow(
         if record.phase != phase:
             phase = record.phase
             print(f"phase {phase}", flush=True)
+        for event in store.events(run_id, after=seen_event):
+            seen_event = event.number
+            if event.kind == AWAITED:
+                print(f"the coordinator {event.text}", flush=True)
         for progress in store.progress(run_id, after=seen):
             seen = progress.number
             print(_line(progress), flush=True)

@@ -21,6 +21,7 @@ from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.cli import main
 from fedshare_server.commands_run import follow
+from fedshare_server.phases import AWAITED
 from fedshare_server.storage import InvitationRecord, PartyRecord, ProgressRecord, Store, open_store
 
 if TYPE_CHECKING:
@@ -207,6 +208,15 @@ def test_following_prints_progress_once_and_ends_with_the_run(
         "bank-a  train 0  loss 0.500000  1.2 s  sent 2,048 B  received 16 B",
         "tax  train 1  2.0 s  sent 1 B  received 2 B",
     ]
+
+
+def test_following_says_once_whose_nodes_are_awaited(
+    store: Store, run: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_event(AWAITED, "waits 60 s for the nodes of tax", run)
+    waits = iter([lambda: None, lambda: store.finish(run, "completed")])
+    follow(store, superlink("running", "running"), run, lambda _seconds: next(waits)())
+    assert capsys.readouterr().out.splitlines() == ["the coordinator waits 60 s for the nodes of tax"]
 
 
 def test_a_serverapp_that_died_silently_ends_the_run(store: Store, run: int) -> None:

@@ -191,6 +191,9 @@ def test_a_party_that_never_connects_ends_the_run_and_nobody_is_asked() -> None:
     assert "its node is not connected" in run(grid, store, clock)
     assert clock.time <= 1000 + CONNECT_SECONDS + 1
     assert grid.asked == [("bank", "close")]
+    assert [said for said in store.phases if said.startswith("awaited")] == [
+        f"awaited  waits {CONNECT_SECONDS:g} s for the nodes of tax"
+    ]
 
 
 def test_a_phase_that_takes_too_long_ends_the_run() -> None:
