@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from fedshare.contract.model import Column
 from fedshare.errors import ConfigError, ProtocolError, RefusedError, StorageError
 from fedshare.privacy.bands import Band
 from fedshare.privacy.differences import Marks
 from fedshare_clients.node.config import load_config, parse_config
+from fedshare_clients.node.contracts import own_columns
 from fedshare_clients.node.state import NodeState, RunRecord, write_private
 
 SAMPLES = Path(__file__).parents[3] / "deploy" / "node"
@@ -40,6 +43,15 @@ def state(tmp_path):
 @pytest.mark.parametrize("role", ["feature_holder", "label_holder"])
 def test_the_sample_configuration_loads(role):
     assert load_config(SAMPLES / f"{role.replace('_', '-')}.yaml").role == role
+
+
+@pytest.mark.parametrize("name", ["feature-holder", "label-holder"])
+def test_the_sample_configuration_has_the_columns_of_the_sample_contract(name):
+    config = load_config(SAMPLES / f"{name}.yaml")
+    document = yaml.safe_load((SAMPLES.parent / "examples/contract.yaml").read_text(encoding="utf-8"))
+    (party,) = (each for each in document["parties"] if each["id"] == config.party)
+    agreed = tuple(Column.model_validate(each | {"classification": "internal"}) for each in party["columns"])
+    assert (party["role"], agreed) == (config.role, own_columns(config))
 
 
 def test_the_sample_of_a_bank_does_not_refuse_contracts_without_noise():
