@@ -244,12 +244,21 @@ def test_an_output_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", [b"\xff\xfe", b"name: small\nparties: ["])
-def test_an_experiment_that_is_no_yaml_is_one_sentence(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff\xfe", ": expected UTF-8 text; save the file as UTF-8"),
+        (
+            b"name: small\nparties: [",
+            ", line 2: expected YAML, found something else; check the indentation and the quotes",
+        ),
+    ],
+)
+def test_an_experiment_that_is_no_yaml_is_one_sentence(tmp_path, text, said):
     (tmp_path / "experiment.yaml").write_bytes(text)
     done = run(tmp_path / "experiment.yaml", tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.endswith("expected YAML in UTF-8, found something else\n")
+    assert done.stderr.endswith(f"experiment.yaml{said}\n")
     assert len(done.stderr.splitlines()) == 1
 
 
