@@ -121,6 +121,18 @@ def test_the_measure_over_all_banks_bounds_that_of_the_pooled_customers(three: S
     assert measured["federated"]["auc"]["value"] > measured["bank_only"]["auc"]["value"] + 0.03
 
 
+def test_a_banks_own_model_is_the_one_that_it_would_train_alone(three: Simulation) -> None:
+    tables = split_banks(small_economy(), (0.5, 0.3, 0.2))
+    single = run({name: tables[name] for name in ("bank-c", "registry", "tax")})
+    alone, among = (each.platforms["bank-c"].customers for each in (single, three))
+    assert alone is not None
+    assert among is not None
+    np.testing.assert_array_equal(among["identifier"], alone["identifier"])
+    np.testing.assert_allclose(among["bank_only"], alone["bank_only"], atol=1e-12)
+    assert saved(three, "bank-c")["own_model"] == saved(single, "bank-c")["own_model"]
+    assert saved(three, "bank-c")["own_model"]["bins"] != saved(three, "bank-c")["bins"]
+
+
 def test_the_holders_part_of_the_model_is_the_same_for_every_bank(three: Simulation) -> None:
     assert len(saved(three, "tax")["weights"]) > 10
     assert three.platforms["tax"].seen[-1].message == "complete"

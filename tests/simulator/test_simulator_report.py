@@ -219,14 +219,19 @@ def report_of(simulation, bank, folder):
 
 
 def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_ones(tmp_path):
-    simulation = Simulation(
-        split_banks(small_economy(), (0.5, 0.3, 0.2)), minimum_cohort=15, receive_timeout_seconds=60.0
-    )
+    tables = split_banks(small_economy(), (0.5, 0.3, 0.2))
+    for name in ("bank-a", "bank-b", "bank-c"):
+        # The second bank has one branch only.
+        branch = np.arange(len(tables[name])) % 2.0 * (name != "bank-b")
+        bank = tables[name]
+        tables[name] = Table(name, bank.identifiers, {**bank.columns, "branch": branch}, bank.label)
+    simulation = Simulation(tables, minimum_cohort=15, receive_timeout_seconds=60.0)
     assert {reply["status"] for reply in simulation.run().values()} == {"ok"}
     banks = [bank.id for bank in simulation.contract.banks()]
     first, *others = [report_of(simulation, bank, tmp_path) for bank in banks]
     assert first["all_banks"]["banks"] == 3
-    assert any("bins that all banks share" in limit for limit in first["limits"])
+    left_out = "The bank's own model has no branch: of its own customers no two bins have 15 each."
+    assert [left_out in each["limits"] for each in (first, *others)] == [False, True, False]
     assert all(each["all_banks"] == first["all_banks"] for each in others)
     for name, column in (("federated", "score"), ("bank_only", "bank_only")):
         edges = simulation.platforms[banks[0]].result["all_banks"][name]["histogram"]["upper"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.special import expit
 
-from fedshare.credit.bins import Design, fit_design
+from fedshare.credit.bins import Design, fit_design, fit_usable_design
 from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, range_votes, voted_groups
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
@@ -295,8 +295,8 @@ class LabelHolder:
             "bins": self._search_design.to_dict(),
             **self._part(model, self._search_design),
             "own_model": {
-                "bins": self._design.to_dict(),
-                **self._part(self._own_model, self._design),
+                "bins": self._own_design.to_dict(),
+                **self._part(self._own_model, self._own_design),
             },
             **({"network": self._network.to_dict()} if self._network else {}),
             **({"all_banks": self._everyone} if self._everyone else {}),
@@ -334,10 +334,18 @@ class LabelHolder:
         }
 
     @cached_property
+    def _own_design(self) -> Design:
+        """Return the own columns as this bank cuts them alone, without those that its own customers say nothing about."""
+        if len(self._banks) == 1:
+            return self._design
+        columns = self._contract.party(self._party).columns
+        return fit_usable_design(self._aligned, columns, self._contract.minimum_cohort, party=self._party)
+
+    @cached_property
     def _own_model(self) -> LabelHolderModel:
-        """Return the model that this bank could train alone, over the same bins."""
+        """Return the model that this bank could train alone."""
         alone = LabelHolderModel(
-            *self._sample(self._aligned.label, self._design),
+            *self._sample(self._aligned.label, self._own_design),
             self._contract.model,
             cone=self._contract.is_monotone(),
         )

@@ -9,21 +9,21 @@ bin of row ``i`` in column ``f``, so row ``i`` of the matrix has ones exactly th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fedshare.errors import DataError, ParameterError
 
-from .column import ColumnBins, Kind, Monotone, fit_column
+from .column import ColumnBins, Kind, Monotone, cut_column, fit_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["ColumnBins", "ColumnSpec", "ColumnTable", "Design", "fit_design"]
+__all__ = ["ColumnBins", "ColumnSpec", "ColumnTable", "Design", "fit_design", "fit_usable_design"]
 
 
 class ColumnSpec(Protocol):
@@ -182,3 +182,28 @@ def fit_design(table: ColumnTable, columns: Sequence[ColumnSpec], minimum: int, 
         for spec in columns
     ]
     return Design.assigned(fitted, table, party=party)
+
+
+def fit_usable_design(
+    table: ColumnTable, columns: Sequence[ColumnSpec], minimum: int, *, party: str
+) -> Design:
+    """Return what ``fit_design`` does, but without the columns that say nothing here, which ``dropped`` names.
+
+    Raises:
+        DataError: as in ``cut_column``, for the first column it concerns.
+    """
+    cut = [
+        cut_column(
+            spec.name,
+            table.column(spec.name),
+            kind=spec.kind,
+            bins=spec.bins,
+            minimum=minimum,
+            monotone=spec.monotone,
+            party=party,
+            source=table.source,
+        )[0]
+        for spec in columns
+    ]
+    design = Design.assigned([bins for bins in cut if bins.size > 1], table, party=party)
+    return replace(design, dropped=tuple(bins.name for bins in cut if bins.size < 2))

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ColumnBins", "categories_of_counts", "fit_column", "numbers_of_counts", "verify_usable"]
+__all__ = [
+    "ColumnBins",
+    "categories_of_counts",
+    "cut_column",
+    "fit_column",
+    "numbers_of_counts",
+    "verify_usable",
+]
 
 Kind = Literal["numeric", "categorical"]
 Monotone = Literal["none", "increasing", "decreasing"]
@@ -209,7 +216,30 @@ def fit_column(
     party: str = "",
     source: str = "",
 ) -> ColumnBins:
-    """Return the bins of a column, cut by what its holder sees of it.
+    """Return the bins of a column, cut by what its holder sees of it; arguments as ``cut_column``.
+
+    Raises:
+        DataError: as ``cut_column``, and for a constant column or one of fewer than two bins of ``minimum`` rows.
+    """
+    fitted, distinct = cut_column(
+        name, values, kind=kind, bins=bins, minimum=minimum, monotone=monotone, party=party, source=source
+    )
+    verify_usable(fitted, distinct, minimum, party=party, source=source)
+    return fitted
+
+
+def cut_column(
+    name: str,
+    values: NDArray[Any],
+    *,
+    kind: Kind,
+    bins: int,
+    minimum: int,
+    monotone: Monotone = "none",
+    party: str = "",
+    source: str = "",
+) -> tuple[ColumnBins, int]:
+    """Return the bins of a column, one alone if it says nothing, and how many values it has, a missing one counting.
 
     Args:
         name: the column.
@@ -222,8 +252,7 @@ def fit_column(
         source: the file or table, for the error.
 
     Raises:
-        DataError: text or infinite values in a numeric column, a constant column, fewer than two bins of
-            ``minimum`` rows, or a direction for a categorical column.
+        DataError: text or infinite values in a numeric column, or a direction for a categorical column.
     """
     if kind == "categorical" and monotone != "none":
         raise DataError(
@@ -233,12 +262,9 @@ def fit_column(
             field=name,
         )
     if kind == "categorical":
-        fitted, distinct = _fit_categories(name, categorical_values(values), bins, minimum)
-    else:
-        numbers = numeric_values(values, party=party, source=source, field=name)
-        fitted, distinct = _fit_numbers(name, numbers, bins, minimum, monotone)
-    verify_usable(fitted, distinct, minimum, party=party, source=source)
-    return fitted
+        return _fit_categories(name, categorical_values(values), bins, minimum)
+    numbers = numeric_values(values, party=party, source=source, field=name)
+    return _fit_numbers(name, numbers, bins, minimum, monotone)
 
 
 def verify_usable(bins: ColumnBins, distinct: int, minimum: int, *, party: str, source: str) -> None:

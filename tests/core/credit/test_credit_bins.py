@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedshare.credit.bins import ColumnBins, Design, fit_design
+from fedshare.credit.bins import ColumnBins, Design, fit_design, fit_usable_design
 from fedshare.credit.column import fit_column
 from fedshare.errors import DataError
 
@@ -165,6 +165,21 @@ def test_a_column_without_signal_is_dropped_with_a_notice():
     assert merged.dropped == ("c",)
     assert list(groups) == [0, 1, 2, 3, 4, 5, -1, -1]
     assert merged.codes.shape == (40, 2)
+
+
+def test_columns_that_say_nothing_can_be_left_out_with_a_notice():
+    table = Columns(a=np.arange(40.0), constant=np.ones(40), thin=np.array([0.0] * 38 + [1.0] * 2))
+    design = fit_usable_design(table, [spec("constant"), spec("a", bins=4), spec("thin")], 5, party="bank")
+    assert design.dropped == ("constant", "thin")
+    assert design.columns == fit_design(table, [spec("a", bins=4)], 5, party="bank").columns
+    nothing = fit_usable_design(table, [spec("constant")], 5, party="bank")
+    assert (nothing.width, nothing.codes.shape) == (0, (40, 0))
+
+
+def test_a_cell_that_is_no_number_is_refused_also_where_columns_may_be_left_out():
+    table = Columns(a=np.array(["1", "abc"], dtype=object))
+    with pytest.raises(DataError, match="field a"):
+        fit_usable_design(table, [spec("a")], 1, party="bank")
 
 
 def test_a_design_without_any_signal_is_refused():

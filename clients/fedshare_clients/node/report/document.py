@@ -21,7 +21,7 @@ from .figures import Sample, compare, measure, measure_histogram, stability
 from .triangle import triangle, triangle_of_ladders
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -111,7 +111,7 @@ def build_document(
         "portfolio": _portfolio(result.get("portfolio")),
         "all_banks": _all_banks(result.get("all_banks"), scale, pricing, minimum),
     }
-    return {**document, "limits": _limits(document, contract, sample)}
+    return {**document, "limits": _limits(document, contract, sample, result["own_model"]["bins"]["dropped"])}
 
 
 def _contract(contract: Contract) -> dict[str, Any]:
@@ -211,7 +211,9 @@ def _portfolio(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     )
 
 
-def _limits(document: Mapping[str, Any], contract: Contract, sample: Sample) -> list[str]:
+def _limits(
+    document: Mapping[str, Any], contract: Contract, sample: Sample, left_out: Sequence[str]
+) -> list[str]:
     """Return what a reader must know before using the figures; each sentence follows from this run."""
     defaults = int(sample.labels.sum())
     limits = [
@@ -236,9 +238,10 @@ def _limits(document: Mapping[str, Any], contract: Contract, sample: Sample) -> 
             f"{lost:,} customers are not known to every holder and are in no figure; whoever scores such customers has "
             "no evidence here."
         )
-    if len(contract.banks()) > 1:
+    if left_out:
         limits.append(
-            "The bank's own model uses the bins that all banks share; with bins of its own it could rank better."
+            f"The bank's own model has no {', '.join(left_out)}: of its own customers no two bins have "
+            f"{contract.minimum_cohort} each."
         )
     if len(contract.holders()) == 1:
         limits.append(
