@@ -2,7 +2,8 @@
 
 The local harness started every party and may read all their data; a federation's parties may not, and nothing
 here is used by them. The pooled model has the holders' own bins and the banks' own split into training and held-out
-customers, and is the exact optimum of the same objective, so any difference comes from the federation.
+customers. A scorecard is the exact optimum of the same objective, so any difference comes from the federation; for a
+network see ``pooled_network``. Outcomes are without the noise of label privacy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.metrics import auc, ks
-from fedshare.training.scorecard import centralised_scores
+from fedshare.training.scorecard import PooledCustomers, centralised_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fedshare.contract.model import ScorecardModel
     from fedshare_clients.node.data.table import Table
+
+    from .experiment import Experiment
 
 __all__ = ["Customers", "centralised_metrics"]
 
@@ -67,9 +69,7 @@ def centralised_metrics(
     tables: Mapping[str, Table],
     results: Mapping[str, Mapping[str, Any]],
     customers: Customers,
-    model: ScorecardModel,
-    *,
-    personal_intercepts: bool,
+    experiment: Experiment,
 ) -> dict[str, float]:
     """Return AUC and KS of the pooled model on the held-out customers, and how far the scores differ.
 
@@ -77,24 +77,30 @@ def centralised_metrics(
         tables: every party's data by party id, as its node loaded it.
         results: what every party kept of the run: its bins and weights.
         customers: of all banks.
-        model: the contract's.
-        personal_intercepts: whether every bank has an intercept of its own.
+        experiment: what was run.
     """
-    parts = []
+    parts, rows = [], {}
     for number, bank in enumerate(customers.banks):
         own = customers.table.filter(pa.array(customers.bank == number))
         identifiers = [each.encode() for each in own["identifier"].to_pylist()]
+        rows[bank] = tables[bank].rows(identifiers)
         parties = [bank, *(name for name, result in results.items() if result["role"] == "feature_holder")]
         designs = [_design(tables[party].rows(identifiers), results[party], party) for party in parties]
         parts.append(Design.joined(designs))
-    scores = centralised_scores(
+    has_intercepts = len(customers.banks) > 1 and experiment.between_banks.personal_intercepts
+    pooled = PooledCustomers(
         customers.column("label"),
         customers.column("weight"),
         Design(parts[0].columns, np.concatenate([part.codes for part in parts])),
         ~customers.column("holdout"),
-        model,
-        customers.bank if personal_intercepts else None,
+        customers.bank if has_intercepts else None,
     )
+    if experiment.bank_model is None:
+        scores = centralised_scores(pooled, experiment.model)
+    else:
+        from .pooled_network import pooled_network_scores  # noqa: PLC0415 - torch takes seconds, and only networks need it
+
+        scores = pooled_network_scores(rows, results, pooled, experiment, experiment.bank_model)
     difference = np.max(np.abs(scores - customers.column("score")))
     return {**customers.metrics(scores), "largest_score_difference": float(difference)}
 

@@ -56,11 +56,9 @@ def run_experiment(
         say: takes a line of progress.
 
     Raises:
-        ConfigError: ``out`` holds the results of an earlier run, or a network is to be checked.
+        ConfigError: ``out`` holds the results of an earlier run.
         FedshareError: a part failed; the message names the party and the cause.
     """
-    if check and experiment.bank_model is not None:
-        raise ConfigError("--check compares with the one optimum of pooled data, which a bank_model has not")
     _make_room(out)
     started = time.monotonic()
     local = _LocalFederation(experiment, out, say)
@@ -83,13 +81,7 @@ def run_experiment(
         say("check: training the same model on pooled data")
         configs = {party: load_config(out / party / "node.yaml") for party in experiment.parties}
         tables = {party: load(config) for party, config in configs.items()}
-        measured["centralised"] = centralised_metrics(
-            tables,
-            results,
-            customers,
-            experiment.model,
-            personal_intercepts=len(banks) > 1 and experiment.between_banks.personal_intercepts,
-        )
+        measured["centralised"] = centralised_metrics(tables, results, customers, experiment)
     run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
     report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
     pages = {bank: _validate(out, bank, run_id, say) for bank in banks}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,13 @@ from fedshare.sealed.randomness import Stream, fresh_seed
 from fedshare.training.network.customers import NetworkCustomers
 from fedshare.training.network.federation import NetworkTraining, Noise, Round
 from fedshare.training.network.inputs import encode
+from fedshare.training.network.local import one_thread
 from fedshare.training.network.registry import build_network
 
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from .progress import ProgressSink
 
 __all__ = ["BankNetwork"]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: steps over a few hundred customers are too short to share, and threads wait by spinning."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class BankNetwork:
@@ -106,7 +95,7 @@ class BankNetwork:
     def train(self, channel: Channel) -> list[Round]:
         """Take all rounds of the contract, and return the losses before each and after the last."""
         self._channel = channel
-        with _one_thread():
+        with one_thread():
             self._training.start()
             while not self._training.is_over:
                 found = self._training.round()
@@ -119,7 +108,7 @@ class BankNetwork:
         """Take the rounds after one iteration of the search, whose scores are ``offsets``, shape ``[c]``."""
         self._channel = channel
         self._customers.set_offsets(offsets)
-        with _one_thread():
+        with one_thread():
             for _ in range(self._model.rounds_per_iteration):
                 self._training.round()
 

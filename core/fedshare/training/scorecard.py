@@ -20,6 +20,7 @@ docs/adr/0002-subspace-search.md):
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,39 @@ if TYPE_CHECKING:
     from .newton import ConvexFunction
     from .penalty import ModelSettings
 
-__all__ = ["Customers", "HolderBlock", "LabelHolderModel", "Step", "centralised_fit", "centralised_scores"]
+__all__ = [
+    "Customers",
+    "HolderBlock",
+    "LabelHolderModel",
+    "PooledCustomers",
+    "Step",
+    "centralised_fit",
+    "centralised_scores",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PooledCustomers:
+    """The customers of all banks in one place, as no party has them.
+
+    Attributes:
+        labels: 0 or 1, shape ``[c]``.
+        weights: at least 0, shape ``[c]``.
+        design: all parties' binned columns joined (``Design.joined``), ``c`` rows.
+        training: which customers train, shape ``[c]``; the others are held out.
+        banks: number of each customer's bank, from 0, shape ``[c]``, if every bank has an intercept of its own.
+    """
+
+    labels: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    design: Design
+    training: NDArray[np.bool_]
+    banks: NDArray[np.int64] | None = None
+
+    def bank_rows(self) -> list[NDArray[np.bool_]]:
+        """Return which customers are each bank's."""
+        assert self.banks is not None  # noqa: S101 - only asked for where it is
+        return [self.banks == number for number in range(int(self.banks.max()) + 1)]
 
 
 def centralised_fit(
@@ -68,34 +101,45 @@ def centralised_fit(
 
 
 def centralised_scores(
-    labels: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    design: Design,
-    training: NDArray[np.bool_],
-    settings: ModelSettings,
-    banks: NDArray[np.int64] | None = None,
+    pooled: PooledCustomers, settings: ModelSettings, offsets: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Return the scores of the optimum on pooled columns; arguments and errors as ``centralised_fit``.
+    """Return the log-odds of every customer at the optimum on pooled columns, shape ``[c]``; errors as ``centralised_fit``.
 
     Args:
-        banks: number of each customer's bank, from 0, shape ``[c]``, if every bank has an intercept of its own.
+        pooled: the customers of all banks.
+        settings: the contract's model.
+        offsets: what a network adds to the log-odds, shape ``[c]``; it is not moved.
     """
-    if banks is None:
-        return centralised_fit(labels, weights, design, training, settings).scores()
-    parts = [
-        Customers(labels[rows], weights[rows], design.take(rows), training[rows], personal_intercept=True)
-        for rows in (banks == number for number in range(int(banks.max()) + 1))
-    ]
-    cone = monotone_cone(design)
+    if offsets is None:
+        offsets = np.zeros(len(pooled.labels))
+    if pooled.banks is None:
+        model = LabelHolderModel(pooled.labels, pooled.weights, pooled.design, pooled.training, settings)
+        model.set_offsets(offsets)
+        model.solve()
+        return model.scores()
+    parts = [_part(pooled, rows, offsets) for rows in pooled.bank_rows()]
+    cone = monotone_cone(pooled.design)
     loss = _SumOfLosses([part.training_loss() for part in parts])
-    objective = SpanObjective(loss, np.empty((0, 0)), cone.basis, penalty_matrix(design, settings))
-    precision = 1e-4 * settings.tolerance * float(weights[training].sum())
-    found = minimise(objective, np.zeros(design.width), cone.nonnegative, precision)
-    scores = np.empty(len(labels))
-    for number, part in enumerate(parts):
+    objective = SpanObjective(loss, np.empty((0, 0)), cone.basis, penalty_matrix(pooled.design, settings))
+    precision = 1e-4 * settings.tolerance * float(pooled.weights[pooled.training].sum())
+    found = minimise(objective, np.zeros(pooled.design.width), cone.nonnegative, precision)
+    scores = np.empty(len(pooled.labels))
+    for rows, part in zip(pooled.bank_rows(), parts, strict=True):
         part.move_to(objective.plain(found))
-        scores[banks == number] = part.scores()
+        scores[rows] = part.scores()
     return scores
+
+
+def _part(pooled: PooledCustomers, rows: NDArray[np.bool_], offsets: NDArray[np.float64]) -> Customers:
+    part = Customers(
+        pooled.labels[rows],
+        pooled.weights[rows],
+        pooled.design.take(rows),
+        pooled.training[rows],
+        personal_intercept=True,
+    )
+    part.set_offsets(offsets[rows])
+    return part
 
 
 class _SumOfLosses:

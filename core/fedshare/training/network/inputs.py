@@ -62,6 +62,15 @@ class Inputs:
     categories: NDArray[np.int64]
     schema: Schema
 
+    @classmethod
+    def joined(cls, parts: Sequence[Inputs]) -> Inputs:
+        """Return the customers of all parts, which have one schema, one part after another."""
+        return cls(
+            np.concatenate([part.numeric for part in parts]),
+            np.concatenate([part.categories for part in parts]),
+            parts[0].schema,
+        )
+
 
 def encode(columns: Sequence[ColumnBins], table: ColumnTable, *, party: str) -> Inputs:
     """Return the rows of ``table`` as a network sees them.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -15,7 +18,18 @@ if TYPE_CHECKING:
 
     from .customers import NetworkCustomers
 
-__all__ = ["local_update"]
+__all__ = ["local_update", "one_thread"]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: steps over a few hundred customers are too short to share, and threads wait by spinning."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def local_update(
