@@ -52,7 +52,7 @@ class _Log(_Terms):
 
 
 class _BetweenBanks(_Terms):
-    lost_bank: Literal["end", "repeat"] = "end"
+    lost_bank: Literal["end", "repeat", "recover"] = "end"
 
 
 class Terms(_Terms):

@@ -151,5 +151,5 @@ class BankNetwork:
             private.clip_norm,
             private.sample_rate,
             private.lot_size,
-            len(self._contract.banks()),
+            self._contract.fewest_banks(),
         )

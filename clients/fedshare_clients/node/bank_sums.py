@@ -2,30 +2,35 @@
 
 Every bank masks its vector with the secrets it shares with each other bank (``masks``) and sends it, sealed, to the
 *leader*, the first bank of the contract. The leader adds up what comes and sends the total back, sealed again. So the
-coordinator sees ciphertexts only, and the leader sees vectors under masks that it cannot take off: docs/adr/0003.
+coordinator sees ciphertexts only, and the leader sees vectors under masks that it cannot take off: docs/adr/0003. What
+becomes of a sum that a bank is lost from, the contract says: the run ends, the rest makes the sum anew, or the sum
+of the rest is recovered (:mod:`.recoverable_sum`).
 
-    sums = BankSums(party, [bank.id for bank in contract.banks()])       # once per run
+    sums = BankSums(party, [bank.id for bank in contract.banks()], randomness)   # once per run
     total = sums.total(channel, "bin counts", counts, bits=0)            # at every bank, in the same order
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from fedshare.contract.banks import FEWEST_LEFT
-from fedshare.errors import PartyLostError, ProtocolError, RunFailedError
+from fedshare.contract.banks import FEWEST_LEFT, FEWEST_TO_RECOVER
+from fedshare.errors import PartyLostError
 from fedshare.sealed.masked_sum import add_up, decode, encode
+from fedshare.sealed.recovery import threshold
 from fedshare.wire.v1 import payload_pb2 as payload
 
 from .masks import masked
-from .words import pack_words, unpack_words
+from .recoverable_sum import RecoverableSum, rest, verify_losses
+from .words import pack_words, unpack_words, verify_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
 
@@ -35,21 +40,45 @@ __all__ = ["BankSums"]
 class BankSums:
     """One bank's part in all sums of one run. Every bank asks for the same sums in the same order."""
 
-    def __init__(self, party: str, banks: Sequence[str], *, repeats: bool = False) -> None:
+    def __init__(
+        self,
+        party: str,
+        banks: Sequence[str],
+        randomness: Randomness,
+        *,
+        lost_bank: Literal["end", "repeat", "recover"] = "end",
+        fewest: int = FEWEST_LEFT,
+    ) -> None:
         """Take part as ``party``; the first of ``banks`` adds up.
 
-        ``repeats`` says whether the contract lets a total be repeated among the rest when another bank is lost.
+        Args:
+            party: one of ``banks``.
+            banks: in the contract's order.
+            randomness: of this bank, for sums that survive a loss.
+            lost_bank: what the contract says of the loss of a bank other than the first.
+            fewest: how many banks must be left.
         """
-        self.leader = banks[0]
-        self.others = tuple(bank for bank in banks if bank != party)
         self._party = party
-        self._repeats = repeats
+        self._banks = tuple(banks)
+        self._randomness = randomness
+        self._lost_bank = lost_bank
+        self._fewest = fewest
         self._count = 0
+
+    @property
+    def leader(self) -> str:
+        """The bank that adds up."""
+        return self._banks[0]
 
     @property
     def leads(self) -> bool:
         """Whether this party is the one that adds up."""
         return self._party == self.leader
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The other banks that are left."""
+        return tuple(bank for bank in self._banks if bank != self._party)
 
     def total(
         self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
@@ -58,35 +87,39 @@ class BankSums:
 
         Args:
             channel: of the phase.
-            step: names the sum in errors, without data.
+            step: names the sum in errors, without data; the same at every bank.
             values: this bank's vector, shape ``[n]``, the same n at every bank; magnitudes below
                 ``masked_sum.limit(bits, banks)``.
             bits: fractional bits, the same at every bank.
 
         Raises:
             ParameterError: a value is not finite or outside the range; nothing has been sent.
-            PartyLostError: a bank was lost and the contract does not repeat sums.
-            ProtocolError: a bank sent a vector of another length, or one that was not masked for this sum; or the leader
-                leaves out a bank that is not lost.
+            PartyLostError: a bank was lost and the contract goes on without none.
+            ProtocolError: a bank sent a vector of another length, or one that was not masked for this sum; or a bank
+                is left out that is not lost.
             RunFailedError: too few banks are left.
         """
+        fewest = self._fewest
+        if self._recovers():
+            fewest = max(fewest, threshold(len(self._banks)))
         while True:
-            index, own = self._masked(channel, step, values, bits)
+            index, words = self._encoded(step, values, bits)
             if not self.others:
                 return values.copy()
-            words = (
-                self._lead(channel, step, own, index)
-                if self.leads
-                else self._follow(channel, step, own, index)
+            total, self._banks = (
+                RecoverableSum(channel, self._banks, step, index, self._randomness).total(words, fewest)
+                if self._recovers()
+                else self._plain(channel, step, words, index, fewest)
             )
-            if words is not None:
-                return decode(words, bits=bits)
+            if total is not None:
+                return decode(total, bits=bits)
 
     def total_at_leader(
         self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
     ) -> NDArray[np.float64] | None:
-        """Return the sum at the leader, ``None`` at the others; arguments and errors as ``total``, but never repeated."""
-        index, own = self._masked(channel, step, values, bits)
+        """Return the sum at the leader, ``None`` at the others; arguments and errors as ``total``, but no loss is survived."""
+        index, words = self._encoded(step, values, bits)
+        own = self._masked(channel, step, words, index)
         if not self.leads:
             channel.send(self.leader, payload.MaskedVector(words=pack_words(own)), index)
             return None
@@ -95,48 +128,60 @@ class BankSums:
             raise PartyLostError(lost[0])
         return decode(_added_up([own, *vectors], step), bits=bits)
 
-    def _masked(
-        self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
-    ) -> tuple[int, NDArray[np.int64]]:
-        """Return the number of a new sum, and this bank's vector under masks for it."""
+    def _recovers(self) -> bool:
+        """Whether the next sum survives a loss: three banks that are left go on as long as all of them do."""
+        return self._lost_bank == "recover" and len(self._banks) >= FEWEST_TO_RECOVER
+
+    def _encoded(self, step: str, values: NDArray[np.float64], bits: int) -> tuple[int, NDArray[np.int64]]:
+        """Return the number of a new attempt at a sum, and this bank's vector in fixed point."""
         index = self._count
         self._count += 1
-        banks = (self._party, *self.others)
-        words = encode(values, bits=bits, parties=len(banks), what=f"{self._party}, {step}")
-        return index, masked(words, channel.session, banks, f"bank sum/{index}")
+        return index, encode(values, bits=bits, parties=len(self._banks), what=f"{self._party}, {step}")
+
+    def _masked(self, channel: Channel, step: str, words: NDArray[np.int64], index: int) -> NDArray[np.int64]:
+        # The step: banks that are made to be at different sums must not have masks that cancel.
+        return masked(words, channel.session, self._banks, f"bank sum/{index}/{step}")
+
+    def _plain(
+        self, channel: Channel, step: str, words: NDArray[np.int64], index: int, fewest: int
+    ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+        """Return the sum, ``None`` if it has to be made anew without those who were lost, and the banks that are left."""
+        own = self._masked(channel, step, words, index)
+        return (
+            self._lead(channel, step, own, index, fewest)
+            if self.leads
+            else self._follow(channel, step, own, index, fewest)
+        )
 
     def _lead(
-        self, channel: Channel, step: str, own: NDArray[np.int64], index: int
-    ) -> NDArray[np.int64] | None:
-        """Return the sum and tell the others; ``None`` if it has to be repeated without those who were lost."""
+        self, channel: Channel, step: str, own: NDArray[np.int64], index: int, fewest: int
+    ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
         vectors, lost = self._gather(channel, step, len(own), index)
-        if lost:
-            self._leave_out(step, lost)
-            message = payload.BankTotal(lost=lost)
-            total = None
-        else:
-            total = _added_up([own, *vectors], step)
-            message = payload.BankTotal(words=pack_words(total))
-        for bank in self.others:
+        left = self._rest(step, lost, fewest)
+        total = None if lost else _added_up([own, *vectors], step)
+        message = payload.BankTotal(lost=lost, words=b"" if total is None else pack_words(total))
+        for bank in left[1:]:
             channel.send(bank, message, index)
-        return total
+        return total, left
 
     def _follow(
-        self, channel: Channel, step: str, own: NDArray[np.int64], index: int
-    ) -> NDArray[np.int64] | None:
-        """Return the sum that the leader tells; ``None`` if it has to be repeated without those who were lost."""
+        self, channel: Channel, step: str, own: NDArray[np.int64], index: int, fewest: int
+    ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
         channel.send(self.leader, payload.MaskedVector(words=pack_words(own)), index)
         message = channel.receive(self.leader, payload.BankTotal, index)
         if message.lost:
-            # Prevent a leader from taking a bank out of a sum that it has the bank's vector for.
-            false = [bank for bank in message.lost if bank not in self.others or not channel.is_lost(bank)]
-            if false or self.leader in message.lost:
-                raise ProtocolError(f"{step}: {self.leader} leaves out banks that are not lost")
-            self._leave_out(step, message.lost)
-            return None
+            verify_losses(channel, step, self._banks, self.leader, message.lost)
+            return None, self._rest(step, message.lost, fewest)
         words = unpack_words(message.words, len(own), f"{step}: the total of {self.leader}")
-        _verify_range(words, step)
-        return words
+        verify_range(words, step)
+        return words, self._banks
+
+    def _rest(self, step: str, lost: Sequence[str], fewest: int) -> tuple[str, ...]:
+        if not lost:
+            return self._banks
+        if self._lost_bank == "end":
+            raise PartyLostError(lost[0])
+        return rest(step, self._banks, lost, fewest)
 
     def _gather(
         self, channel: Channel, step: str, count: int, index: int
@@ -152,26 +197,8 @@ class BankSums:
             vectors.append(unpack_words(words, count, f"{step}: the vector of {bank}"))
         return vectors, lost
 
-    def _leave_out(self, step: str, lost: Sequence[str]) -> None:
-        if not self._repeats:
-            raise PartyLostError(lost[0])
-        self.others = tuple(bank for bank in self.others if bank not in lost)
-        if 1 + len(self.others) < FEWEST_LEFT:
-            raise RunFailedError(
-                f"{step}: {', '.join(lost)} lost; at least {FEWEST_LEFT} banks must be left for a sum that shows none of "
-                "them"
-            )
-
 
 def _added_up(vectors: Sequence[NDArray[np.int64]], step: str) -> NDArray[np.int64]:
     total = add_up(vectors)
-    _verify_range(total, step)
+    verify_range(total, step)
     return total
-
-
-def _verify_range(words: NDArray[np.int64], step: str) -> None:
-    """Check that masks cancelled: what remains of one is out of range in one word out of two."""
-    if np.any(words > 2**62) or np.any(words < -(2**62)):
-        raise ProtocolError(
-            f"{step}: the banks' masks do not cancel; every bank must run the code that the contract names"
-        )

@@ -100,7 +100,13 @@ class LabelHolder:
         self._party = party
         self._banks = [bank.id for bank in contract.banks()]
         self._holders = [holder.id for holder in contract.holders()]
-        self._sums = BankSums(party, self._banks, repeats=bool(contract.expendable()))
+        self._sums = BankSums(
+            party,
+            self._banks,
+            randomness,
+            lost_bank=contract.between_banks.lost_bank,
+            fewest=contract.fewest_banks(),
+        )
         self._everyone: dict[str, Any] | None = None
         self._table = table
         self._holdout_seed = holdout_seed

@@ -11,7 +11,7 @@ from fedshare.errors import ParameterError, ProtocolError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decode_fixed", "encode_fixed", "pack_words", "unpack_words"]
+__all__ = ["decode_fixed", "encode_fixed", "pack_words", "unpack_words", "verify_range"]
 
 
 def pack_words(words: NDArray[np.int64]) -> bytes:
@@ -28,6 +28,18 @@ def unpack_words(data: bytes, count: int, what: str) -> NDArray[np.int64]:
     if len(data) != 8 * count:
         raise ProtocolError(f"{what}: expected {count} words ({8 * count} bytes), got {len(data)} bytes")
     return np.frombuffer(data, dtype="<i8").astype(np.int64, copy=False)
+
+
+def verify_range(words: NDArray[np.int64], step: str) -> None:
+    """Check that the masks in a sum over banks cancelled: what remains of one is out of range in one word out of two.
+
+    Raises:
+        ProtocolError: they did not; the message names ``step``.
+    """
+    if np.any(words > 2**62) or np.any(words < -(2**62)):
+        raise ProtocolError(
+            f"{step}: the banks' masks do not cancel; every bank must run the code that the contract names"
+        )
 
 
 def encode_fixed(values: NDArray[np.float64], scale_bits: int, what: str) -> NDArray[np.int64]:

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
     from .model import Party
 
-__all__ = ["FEWEST_LEFT", "BetweenBanks", "verify_banks"]
+__all__ = ["FEWEST_LEFT", "FEWEST_TO_RECOVER", "BetweenBanks", "verify_banks"]
 
 FEWEST_LEFT = 3
-"""Banks that a sum is repeated among, at least: with two, each could subtract itself."""
+"""Banks that must be left after a loss: with two, each could subtract itself."""
+
+FEWEST_TO_RECOVER = 4
+"""Banks of a sum that survives a loss: with three, recovering would take the shares of the lost one itself."""
 
 _SHARED = ("kind", "bins", "monotone", "categories")
 
@@ -30,8 +33,8 @@ class BetweenBanks(BaseModel):
         count_shared_customers: whether every two banks learn about how many customers they share, not which. Such a customer
             counts once per bank either way.
         lost_bank: what the loss of a bank, other than the first, does to the training of a network without feature
-            holders: ``end`` the run, or ``repeat`` the sum that it is missing from among the rest, of whom three at least
-            remain.
+            holders: ``end`` the run; ``repeat`` the sum that it is missing from among the rest; or ``recover`` the sum of
+            the rest from the vectors that they have sent. Three banks at least must be left.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +42,7 @@ class BetweenBanks(BaseModel):
     accept_two: bool = False
     personal_intercepts: bool = False
     count_shared_customers: bool = False
-    lost_bank: Literal["end", "repeat"] = "end"
+    lost_bank: Literal["end", "repeat", "recover"] = "end"
 
 
 def verify_banks(banks: Sequence[Party], agreed: BetweenBanks) -> None:

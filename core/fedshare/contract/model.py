@@ -30,7 +30,7 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
-from .banks import BetweenBanks, verify_banks
+from .banks import FEWEST_LEFT, FEWEST_TO_RECOVER, BetweenBanks, verify_banks
 from .log import LogTerms  # noqa: TC001  pydantic reads it
 from .network import NetworkModel, verify_network_terms
 from .portfolio import Portfolio  # noqa: TC001  pydantic reads it
@@ -284,11 +284,7 @@ class Contract(_Strict):
             if len(set(values)) < len(values):
                 raise ValueError(f"two parties have the same {what}")
         verify_banks(self.banks(), self.between_banks)
-        if self.between_banks.lost_bank == "repeat" and (self.holders() or self.privacy.network):
-            raise ValueError(
-                "lost_bank: repeat goes without feature holders and without privacy.network: their sums are made for all "
-                "banks"
-            )
+        self._verify_loss()
         verify_network_terms(self)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
@@ -307,6 +303,29 @@ class Contract(_Strict):
             )
         return self
 
+    def _verify_loss(self) -> None:
+        """Check that what is promised of sums over banks holds for those without a lost bank, too."""
+        chosen = self.between_banks.lost_bank
+        if chosen == "end":
+            return
+        if self.holders():
+            raise ValueError(
+                f"lost_bank: {chosen} goes without feature holders: their sums are made for all banks"
+            )
+        if self.portfolio:
+            raise ValueError(
+                f"lost_bank: {chosen} goes without a portfolio: its cells are chosen with the counts of all banks"
+            )
+        if chosen == "repeat" and self.privacy.network:
+            raise ValueError(
+                "lost_bank: repeat goes without privacy.network: a vector that is sent anew has the same noise; choose recover"
+            )
+        if chosen == "recover" and len(self.banks()) < FEWEST_TO_RECOVER:
+            raise ValueError(
+                f"lost_bank: recover needs {FEWEST_TO_RECOVER} label_holders, found {len(self.banks())}: among fewer, one that "
+                "is lost takes with it what the others need"
+            )
+
     def _verify_reason_groups(self) -> None:
         columns = {holder.id: {column.name for column in holder.columns} for holder in self.holders()}
         for group in self.scoring.reasons if self.scoring else ():
@@ -324,10 +343,17 @@ class Contract(_Strict):
         return tuple(party for party in self.parties if party.role == "label_holder")
 
     def expendable(self) -> frozenset[str]:
-        """Return the parties without which a run goes on: banks other than the first, if the contract repeats sums."""
+        """Return the parties without which a run goes on: banks other than the first, if the contract says so."""
         if self.between_banks.lost_bank == "end":
             return frozenset()
         return frozenset(bank.id for bank in self.banks()[1:])
+
+    def fewest_banks(self) -> int:
+        """Return how many banks take part in every sum, at least, of a run that is not ended for a loss."""
+        if self.between_banks.lost_bank == "end":
+            return len(self.banks())
+        # The shares of noise are made for one loss: docs/adr/0008.
+        return len(self.banks()) - 1 if self.privacy.network else FEWEST_LEFT
 
     def party(self, party_id: str) -> Party:
         """Return one party.

@@ -66,7 +66,7 @@ class Leak:
     coordinator: str
     auditor: str
     needed: str
-    agreed: Literal["", "profile", "count_shared_customers"] = ""
+    agreed: Literal["", "profile", "count_shared_customers", "recover"] = ""
 
     def occurs(self, contract: Contract) -> bool:
         """Whether a run under ``contract`` may hold this message."""
@@ -78,6 +78,7 @@ class Leak:
             serves_only and scoring is None,
             self.agreed == "profile" and (scoring is None or scoring.profile is None),
             self.agreed == "count_shared_customers" and not contract.between_banks.count_shared_customers,
+            self.agreed == "recover" and contract.between_banks.lost_bank != "recover",
         )
         return not any(missing)
 
@@ -296,8 +297,22 @@ LEDGER: tuple[Leak, ...] = (
         needed="the minimum over all banks' customers without any of them",
     ),
     Leak(
+        message="SumKeys",
+        fields=("purpose", "key", "key_share", "self_share"),
+        phase="",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="nothing by itself: a share of two random secrets",
+        coordinator="the number of sums",
+        auditor=_SIZES,
+        needed="the sum of those who are left when a bank is lost",
+        agreed="recover",
+    ),
+    Leak(
         message="MaskedVector",
-        fields=("words",),
+        fields=("words", "lost"),
         phase="",
         sender="label_holder",
         recipient="label_holder",
@@ -308,6 +323,35 @@ LEDGER: tuple[Leak, ...] = (
         coordinator="the length of the vector and the number of sums, from the size",
         auditor=_SIZES,
         needed="what all banks have together, without what any of them has",
+    ),
+    Leak(
+        message="SumOutcome",
+        fields=("lost", "again"),
+        phase="",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="whose vectors have come to the leading bank",
+        coordinator="that a bank was lost, from the size",
+        auditor=_SIZES,
+        needed="all banks hand over shares for the same sum",
+        agreed="recover",
+    ),
+    Leak(
+        message="SumShares",
+        fields=("shares",),
+        phase="",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="the leading bank alone, from the shares of enough banks: what it takes off the sum, which leaves every "
+        "vector under masks",
+        coordinator=_NOTHING,
+        auditor=_SIZES,
+        needed="the masks of the sum come off, those of a lost bank included",
+        agreed="recover",
     ),
     Leak(
         message="BankTotal",
@@ -656,13 +700,32 @@ def _banks_learn(contract: Contract) -> list[str]:
             f"of each: about how many customers it shares with this bank, in steps of {contract.minimum_cohort:,} and once for "
             "all runs (exactly, at the node of the earlier of two banks), and how many it has to a factor of two"
         )
-    if len(banks) == 2:
+    if contract.between_banks.lost_bank != "end":
         lines.append(
-            "by subtracting its own part, all of this of the other bank alone: accepted by accept_two"
+            "of a bank that is lost: the weight of its customers, and about its last update and losses, from the sums before "
+            "and after"
         )
-    else:
-        lines.append(f"of another bank alone only if all others help: {len(banks)} banks hide each other")
-    return lines
+    return [*lines, _banks_hide(contract)]
+
+
+def _banks_hide(contract: Contract) -> str:
+    """Return who together would see one bank's part of a sum."""
+    banks = len(contract.banks())
+    if banks == 2:
+        return "by subtracting its own part, all of this of the other bank alone: accepted by accept_two"
+    if contract.between_banks.lost_bank == "end":
+        return f"of another bank alone only if all others help: {banks} banks hide each other"
+    if contract.between_banks.lost_bank == "repeat":
+        return (
+            "of another bank alone only if all others that are left help, or if the first bank and the coordinator do not keep "
+            f"to the protocol: {banks} banks, {contract.fewest_banks()} at least, hide each other"
+        )
+    from fedshare.sealed.recovery import threshold  # noqa: PLC0415 - the ledger itself needs no NumPy
+
+    return (
+        f"of another bank alone only if {threshold(banks)} of {banks} banks put together what they have, the first one among "
+        "them; after a loss, more than half of those that are left"
+    )
 
 
 def _portfolio_shows(contract: Contract) -> list[str]:

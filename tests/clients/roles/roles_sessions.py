@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,16 @@ class PostTransport:
         self._post.box(envelope.sender, envelope.recipient).put(envelope)
 
     def receive(self, sender: str, timeout_seconds: float) -> Envelope:
-        wait = 0.3 if self.is_lost(sender) else timeout_seconds
-        try:
-            return self._post.box(sender, self._party).get(timeout=wait)
-        except queue.Empty:
-            if self.is_lost(sender):
-                raise PartyLostError(sender) from None
-            raise UnavailableError(f"nothing came from {sender} within {timeout_seconds} s") from None
+        give_up = time.monotonic() + timeout_seconds
+        while True:
+            is_lost = self.is_lost(sender)
+            try:
+                return self._post.box(sender, self._party).get(timeout=0.3 if is_lost else 0.05)
+            except queue.Empty:
+                if is_lost:
+                    raise PartyLostError(sender) from None
+                if time.monotonic() > give_up:
+                    raise UnavailableError(f"nothing came from {sender} within {timeout_seconds} s") from None
 
     def is_lost(self, party: str) -> bool:
         return (self._party, party) in self._post.lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Banks:
         self.channels = {
             bank: Channel(made[bank], self.post.at(bank), "prepare", timeout_seconds) for bank in banks
         }
-        self.sums = {bank: BankSums(bank, banks, repeats=repeats) for bank in banks}
+        lost_bank = "repeat" if repeats else "end"
+        self.sums = {bank: BankSums(bank, banks, os.urandom, lost_bank=lost_bank) for bank in banks}
 
     def ask(self, call: Callable[[BankSums, Channel, str], Any]) -> dict[str, Any]:
         return together(
@@ -123,7 +125,7 @@ def test_a_total_of_the_wrong_shape_is_refused() -> None:
 
 def test_masks_that_do_not_cancel_are_noticed() -> None:
     banks = Banks(timeout_seconds=0.2)
-    banks.sums["bank-c"] = BankSums("bank-c", ("bank-a", "bank-c"))
+    banks.sums["bank-c"] = BankSums("bank-c", ("bank-a", "bank-c"), os.urandom)
     found = banks.total({bank: [0.0] * 64 for bank in BANKS})
     assert isinstance(found["bank-a"], ProtocolError)
     assert "do not cancel" in str(found["bank-a"])

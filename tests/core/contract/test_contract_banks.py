@@ -110,10 +110,51 @@ def test_sums_are_repeated_without_feature_holders_only() -> None:
         parse_contract(with_banks(*[[UTILISATION]] * 3, between_banks={"lost_bank": "repeat"}))
 
 
-def test_a_run_goes_on_without_any_bank_but_the_first() -> None:
-    document = with_banks(
-        *[[UTILISATION]] * 4, bank_model={"kind": "logistic"}, between_banks={"lost_bank": "repeat"}
+PORTFOLIO = {"industries": ["food"], "regions": ["north"]}
+NOISE = {
+    "epsilon": 4.0,
+    "delta": 1e-5,
+    "sample_rate": 0.2,
+    "lot_size": 100,
+    "ranges": {"utilisation": [0, 1]},
+}
+
+
+def banks_alone(count: int, lost_bank: str, **changes: Any) -> dict[str, Any]:
+    found = with_banks(
+        *[[UTILISATION]] * count,
+        bank_model={"kind": "logistic"},
+        between_banks={"lost_bank": lost_bank},
+        **changes,
     )
-    document["parties"] = [each for each in document["parties"] if each["role"] == "label_holder"]
-    assert parse_contract(document).expendable() == {"bank-2", "bank-3", "bank-4"}
-    assert not parse_contract({**document, "between_banks": {}}).expendable()
+    return {**found, "parties": [each for each in found["parties"] if each["role"] == "label_holder"]}
+
+
+@pytest.mark.parametrize("lost_bank", ["repeat", "recover"])
+def test_a_run_goes_on_without_any_bank_but_the_first(lost_bank: str) -> None:
+    assert parse_contract(banks_alone(4, lost_bank)).expendable() == {"bank-2", "bank-3", "bank-4"}
+    assert not parse_contract(banks_alone(4, "end")).expendable()
+
+
+@pytest.mark.parametrize(
+    ("count", "lost_bank", "changes", "cause"),
+    [
+        (3, "recover", {}, "needs 4 label_holders, found 3"),
+        (4, "repeat", {"privacy": {"network": NOISE}}, "the same noise; choose recover"),
+        (4, "repeat", {"portfolio": PORTFOLIO}, "without a portfolio"),
+        (4, "recover", {"portfolio": PORTFOLIO}, "without a portfolio"),
+    ],
+)
+def test_what_sums_without_a_lost_bank_would_not_keep_is_refused(
+    count: int, lost_bank: str, changes: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_contract(banks_alone(count, lost_bank, **changes))
+
+
+@pytest.mark.parametrize(
+    ("lost_bank", "privacy", "fewest"),
+    [("end", {}, 6), ("repeat", {}, 3), ("recover", {}, 3), ("recover", {"network": NOISE}, 5)],
+)
+def test_noise_is_made_for_one_lost_bank(lost_bank: str, privacy: dict[str, Any], fewest: int) -> None:
+    assert parse_contract(banks_alone(6, lost_bank, privacy=privacy)).fewest_banks() == fewest

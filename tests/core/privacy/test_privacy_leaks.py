@@ -122,30 +122,52 @@ CONSENTS = {"Profile", "ProfileRequest", "ConsentWithdrawn"}
 SERVED = {"ScoreColumn", "KeysRefused"}
 COUNTED = {"CustomerElements", "CustomerAnswer", "SharedCustomers"}
 BETWEEN_BANKS = {"SharedBins", "SharedPoint", "MaskedVector", "BankTotal"}
+RECOVERED = {"SumKeys", "SumOutcome", "SumShares"}
 
 
 def test_the_summary_lists_every_message_where_the_contract_agrees_to_everything():
     everything = with_banks(
         3, scoring={**SCORING, "profile": PROFILE}, between_banks={"count_shared_customers": True}
     )
-    assert listed(everything) == {leak.message for leak in LEDGER}
+    assert listed(everything) == {leak.message for leak in LEDGER} - RECOVERED
 
 
 def test_the_summary_leaves_out_the_messages_that_no_run_of_the_contract_holds():
     every = {leak.message for leak in LEDGER}
-    assert every - listed(contract()) == CONSENTS | SERVED | COUNTED | BETWEEN_BANKS
-    assert every - listed(contract(scoring=SCORING)) == CONSENTS | COUNTED | BETWEEN_BANKS
-    assert every - listed(with_banks(3, scoring=SCORING)) == CONSENTS | COUNTED
+    assert every - listed(contract()) == CONSENTS | SERVED | COUNTED | BETWEEN_BANKS | RECOVERED
+    assert every - listed(contract(scoring=SCORING)) == CONSENTS | COUNTED | BETWEEN_BANKS | RECOVERED
+    assert every - listed(with_banks(3, scoring=SCORING)) == CONSENTS | COUNTED | RECOVERED
 
 
-def test_the_summary_of_banks_alone_lists_no_message_of_a_holder():
-    document = with_banks(3).model_dump(mode="json")
+def banks_alone(count, **changes):
+    document = with_banks(count).model_dump(mode="json")
     banks = [party for party in document["parties"] if party["role"] == "label_holder"]
     for bank in banks:
         bank["columns"][0]["monotone"] = "none"
-    alone = parse_contract({**document, "parties": banks, "bank_model": {"kind": "mlp"}})
+    return parse_contract({**document, "parties": banks, "bank_model": {"kind": "mlp"}, **changes})
+
+
+@pytest.mark.parametrize(("lost_bank", "not_sent"), [("repeat", RECOVERED), ("recover", set())])
+def test_the_summary_of_banks_alone_lists_no_message_of_a_holder(lost_bank, not_sent):
+    alone = banks_alone(4, between_banks={"lost_bank": lost_bank})
     holders = {leak.message for leak in LEDGER if "feature_holder" in {leak.sender, leak.recipient}}
-    assert {leak.message for leak in LEDGER} - listed(alone) == holders | COUNTED | SERVED | CONSENTS
+    assert {leak.message for leak in LEDGER} - listed(
+        alone
+    ) == holders | COUNTED | SERVED | CONSENTS | not_sent
+
+
+@pytest.mark.parametrize(
+    ("lost_bank", "said"),
+    [
+        ("end", "only if all others help: 6 banks hide each other"),
+        ("repeat", "if the first bank and the coordinator do not keep to the protocol: 6 banks, 3 at least"),
+        ("recover", "only if 4 of 6 banks put together what they have, the first one among them"),
+    ],
+)
+def test_who_together_sees_one_bank_alone_depends_on_what_a_lost_bank_does(lost_bank, said):
+    page = words(banks_alone(6, between_banks={"lost_bank": lost_bank}))
+    assert said in page
+    assert ("of a bank that is lost: the weight of its customers" in page) == (lost_bank != "end")
 
 
 def test_the_summary_lists_every_partys_fingerprint():

@@ -58,7 +58,7 @@ class Noise:
         clip_norm: C.
         sample_rate: chance of a customer to be in a round.
         lot_size: what the noisy sum is divided by; the same whoever takes part.
-        banks: how many there are.
+        banks: how many take part in every round, at least.
     """
 
     noise_multiplier: float

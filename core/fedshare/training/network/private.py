@@ -4,11 +4,11 @@ Every training customer is in a round with probability ``sample_rate``, decided 
 gradient, times its weight of at most 1, is clipped to norm C; the sum is rounded to the grid of the masked sum and gets
 Gaussian noise (Abadi et al. 2016, algorithm 1).
 
-A bank knows its own noise, so the shares of all banks but one must make up the whole: each of B banks adds noise of
-standard deviation ``z C / sqrt(B - 1)`` (distributed noise: Kairouz et al. 2021). Sum and noise are integers of the
-grid. The noise of several banks is, up to exp(-2^32), a Gaussian plus uniforms of one step each, at the points of the
-grid: adding those is post-processing of the Gaussian mechanism. Rounding the sum moves a customer's contribution by at
-most one step per parameter, and the noise is enlarged by that.
+A bank knows its own noise, so the shares of all banks but one must make up the whole: where B banks take part in every
+round, or more, each adds noise of standard deviation ``z C / sqrt(B - 1)`` (distributed noise: Kairouz et al. 2021). Sum
+and noise are integers of the grid. The noise of several banks is, up to exp(-2^32), a Gaussian plus uniforms of one step
+each, at the points of the grid: adding those is post-processing of the Gaussian mechanism. Rounding the sum moves a
+customer's contribution by at most one step per parameter, and the noise is enlarged by that.
 
 Assumes: banks are semi-honest; at most one of them pools what it knows with the coordinator.
 """
@@ -118,7 +118,7 @@ def noisy_gradient_sum(
         sample_rate: chance of a customer to be in the round.
         clip_norm: C.
         noise_multiplier: z: what the shares of all banks but one give, in units of C.
-        banks: how many there are.
+        banks: how many take part in every round, at least.
         stream: secret; draws the sample and the noise.
 
     Raises:

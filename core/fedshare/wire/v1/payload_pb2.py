@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"t\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\r\n\x05model\x18\x06 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"\x1d\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\"(\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\x12\x0c\n\x04lost\x18\x02 \x03(\t\"\x96\x01\n\x0fModelCommitment\x12\x12\n\ncommitment\x18\x01 \x01(\x0c\x12?\n\x07metrics\x18\x02 \x03(\x0b\x32..fedshare.wire.v1.ModelCommitment.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"u\n\x0bSharedPoint\x12\r\n\x05point\x18\x01 \x03(\x01\x12\x0f\n\x07settled\x18\x02 \x01(\x08\x12\x0c\n\x04stop\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x14\n\x0choldout_loss\x18\x06 \x01(\x01\";\n\x0bScoreColumn\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06groups\x18\x03 \x03(\x0c\")\n\x0bKeysRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x04\"!\n\x0eProfileRequest\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x0c\"\x99\x01\n\x07Profile\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x1a\n\x12\x63olumns_with_value\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0c\n\x04\x62\x61nd\x18\x05 \x01(\r\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\r\n\x05\x61s_of\x18\x07 \x01(\t\x12\x13\n\x0bvalid_until\x18\x08 \x01(\t\"&\n\x10\x43onsentWithdrawn\x12\x12\n\nwithdrawal\x18\x01 \x01(\x0c\"$\n\x10\x43ustomerElements\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\">\n\x0e\x43ustomerAnswer\x12\r\n\x05\x61gain\x18\x01 \x01(\x0c\x12\x10\n\x08\x65lements\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x03 \x01(\x04\"2\n\x0fSharedCustomers\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\x1a\n\nSharedBins\x12\x0c\n\x04\x62ins\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64share/wire/v1/payload.proto\x12\x10\x66\x65\x64share.wire.v1\"t\n\x05Hello\x12\r\n\x05party\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x15\n\rephemeral_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\r\n\x05model\x18\x06 \x01(\x0c\"&\n\x12\x42lindedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"(\n\x14\x45valuatedIdentifiers\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\"\x17\n\x07RowTags\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\"\x1e\n\x0cSecretOffers\x12\x0e\n\x06offers\x18\x01 \x03(\x0c\"\x1e\n\x0cSecretAnswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"/\n\nCountQuery\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\"V\n\rSealedProduct\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63oefficients\x18\x03 \x03(\x01\x12\x0c\n\x04stop\x18\x04 \x01(\x08\"/\n\x0cSealedColumn\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0f\n\x07penalty\x18\x02 \x01(\x0c\"N\n\x07SumKeys\x12\x0f\n\x07purpose\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x11\n\tkey_share\x18\x03 \x01(\x0c\x12\x12\n\nself_share\x18\x04 \x01(\x0c\"+\n\x0cMaskedVector\x12\r\n\x05words\x18\x01 \x01(\x0c\x12\x0c\n\x04lost\x18\x02 \x03(\t\")\n\nSumOutcome\x12\x0c\n\x04lost\x18\x01 \x03(\t\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"\x1b\n\tSumShares\x12\x0e\n\x06shares\x18\x01 \x01(\x0c\"(\n\tBankTotal\x12\r\n\x05words\x18\x01 \x01(\x0c\x12\x0c\n\x04lost\x18\x02 \x03(\t\"\x96\x01\n\x0fModelCommitment\x12\x12\n\ncommitment\x18\x01 \x01(\x0c\x12?\n\x07metrics\x18\x02 \x03(\x0b\x32..fedshare.wire.v1.ModelCommitment.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"u\n\x0bSharedPoint\x12\r\n\x05point\x18\x01 \x03(\x01\x12\x0f\n\x07settled\x18\x02 \x01(\x08\x12\x0c\n\x04stop\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x14\n\x0choldout_loss\x18\x06 \x01(\x01\";\n\x0bScoreColumn\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06groups\x18\x03 \x03(\x0c\")\n\x0bKeysRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x04\"!\n\x0eProfileRequest\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x0c\"\x99\x01\n\x07Profile\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x1a\n\x12\x63olumns_with_value\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0c\n\x04\x62\x61nd\x18\x05 \x01(\r\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\r\n\x05\x61s_of\x18\x07 \x01(\t\x12\x13\n\x0bvalid_until\x18\x08 \x01(\t\"&\n\x10\x43onsentWithdrawn\x12\x12\n\nwithdrawal\x18\x01 \x01(\x0c\"$\n\x10\x43ustomerElements\x12\x10\n\x08\x65lements\x18\x01 \x01(\x0c\">\n\x0e\x43ustomerAnswer\x12\r\n\x05\x61gain\x18\x01 \x01(\x0c\x12\x10\n\x08\x65lements\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63\x61p\x18\x03 \x01(\x04\"2\n\x0fSharedCustomers\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\x1a\n\nSharedBins\x12\x0c\n\x04\x62ins\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,32 +51,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEALEDPRODUCT']._serialized_end=476
   _globals['_SEALEDCOLUMN']._serialized_start=478
   _globals['_SEALEDCOLUMN']._serialized_end=525
-  _globals['_MASKEDVECTOR']._serialized_start=527
-  _globals['_MASKEDVECTOR']._serialized_end=556
-  _globals['_BANKTOTAL']._serialized_start=558
-  _globals['_BANKTOTAL']._serialized_end=598
-  _globals['_MODELCOMMITMENT']._serialized_start=601
-  _globals['_MODELCOMMITMENT']._serialized_end=751
-  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_start=705
-  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_end=751
-  _globals['_SHAREDPOINT']._serialized_start=753
-  _globals['_SHAREDPOINT']._serialized_end=870
-  _globals['_SCORECOLUMN']._serialized_start=872
-  _globals['_SCORECOLUMN']._serialized_end=931
-  _globals['_KEYSREFUSED']._serialized_start=933
-  _globals['_KEYSREFUSED']._serialized_end=974
-  _globals['_PROFILEREQUEST']._serialized_start=976
-  _globals['_PROFILEREQUEST']._serialized_end=1009
-  _globals['_PROFILE']._serialized_start=1012
-  _globals['_PROFILE']._serialized_end=1165
-  _globals['_CONSENTWITHDRAWN']._serialized_start=1167
-  _globals['_CONSENTWITHDRAWN']._serialized_end=1205
-  _globals['_CUSTOMERELEMENTS']._serialized_start=1207
-  _globals['_CUSTOMERELEMENTS']._serialized_end=1243
-  _globals['_CUSTOMERANSWER']._serialized_start=1245
-  _globals['_CUSTOMERANSWER']._serialized_end=1307
-  _globals['_SHAREDCUSTOMERS']._serialized_start=1309
-  _globals['_SHAREDCUSTOMERS']._serialized_end=1359
-  _globals['_SHAREDBINS']._serialized_start=1361
-  _globals['_SHAREDBINS']._serialized_end=1387
+  _globals['_SUMKEYS']._serialized_start=527
+  _globals['_SUMKEYS']._serialized_end=605
+  _globals['_MASKEDVECTOR']._serialized_start=607
+  _globals['_MASKEDVECTOR']._serialized_end=650
+  _globals['_SUMOUTCOME']._serialized_start=652
+  _globals['_SUMOUTCOME']._serialized_end=693
+  _globals['_SUMSHARES']._serialized_start=695
+  _globals['_SUMSHARES']._serialized_end=722
+  _globals['_BANKTOTAL']._serialized_start=724
+  _globals['_BANKTOTAL']._serialized_end=764
+  _globals['_MODELCOMMITMENT']._serialized_start=767
+  _globals['_MODELCOMMITMENT']._serialized_end=917
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_start=871
+  _globals['_MODELCOMMITMENT_METRICSENTRY']._serialized_end=917
+  _globals['_SHAREDPOINT']._serialized_start=919
+  _globals['_SHAREDPOINT']._serialized_end=1036
+  _globals['_SCORECOLUMN']._serialized_start=1038
+  _globals['_SCORECOLUMN']._serialized_end=1097
+  _globals['_KEYSREFUSED']._serialized_start=1099
+  _globals['_KEYSREFUSED']._serialized_end=1140
+  _globals['_PROFILEREQUEST']._serialized_start=1142
+  _globals['_PROFILEREQUEST']._serialized_end=1175
+  _globals['_PROFILE']._serialized_start=1178
+  _globals['_PROFILE']._serialized_end=1331
+  _globals['_CONSENTWITHDRAWN']._serialized_start=1333
+  _globals['_CONSENTWITHDRAWN']._serialized_end=1371
+  _globals['_CUSTOMERELEMENTS']._serialized_start=1373
+  _globals['_CUSTOMERELEMENTS']._serialized_end=1409
+  _globals['_CUSTOMERANSWER']._serialized_start=1411
+  _globals['_CUSTOMERANSWER']._serialized_end=1473
+  _globals['_SHAREDCUSTOMERS']._serialized_start=1475
+  _globals['_SHAREDCUSTOMERS']._serialized_end=1525
+  _globals['_SHAREDBINS']._serialized_start=1527
+  _globals['_SHAREDBINS']._serialized_end=1553
 # @@protoc_insertion_point(module_scope)

@@ -273,24 +273,112 @@ class SealedColumn(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
-class MaskedVector(message.Message):
-    """Bank to the leading bank, the first in the contract: its contribution to a sum over all banks. The step of the
-    envelope numbers the sums of a run, over all phases.
+class SumKeys(message.Message):
+    """Bank to every other bank, before a sum that survives the loss of a bank. The step of the envelope numbers the sums of a
+    run, over all phases, as in the four messages that follow.
     """
 
     DESCRIPTOR: descriptor.Descriptor
 
+    PURPOSE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    KEY_SHARE_FIELD_NUMBER: builtins.int
+    SELF_SHARE_FIELD_NUMBER: builtins.int
+    purpose: builtins.bytes
+    """SHA-256 over session, number and step of the sum and its banks, 32 bytes. The receiver checks that its own is the same."""
+    key: builtins.bytes
+    """X25519 public key for this sum alone, 32 bytes."""
+    key_share: builtins.bytes
+    """The receiver's Shamir share of the private key, 33 bytes."""
+    self_share: builtins.bytes
+    """The receiver's Shamir share of the seed of the sender's self mask, 33 bytes."""
+    def __init__(
+        self,
+        *,
+        purpose: builtins.bytes = ...,
+        key: builtins.bytes = ...,
+        key_share: builtins.bytes = ...,
+        self_share: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "key_share", b"key_share", "purpose", b"purpose", "self_share", b"self_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MaskedVector(message.Message):
+    """Bank to the leading bank, the first in the contract: its contribution to a sum over all banks."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
     WORDS_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     words: builtins.bytes
-    """Fixed-point int64 under pairwise masks that cancel between banks. The leader checks the length."""
+    """Fixed-point int64 under pairwise masks that cancel between banks, and a self mask if the sum survives a loss. The
+    leader checks the length.
+    """
+    @builtins.property
+    def lost(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Banks that were lost before their `SumKeys` came: there are no words then. The leader checks that the Exchange says so."""
+
     def __init__(
         self,
         *,
         words: builtins.bytes = ...,
+        lost: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lost", b"lost", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SumOutcome(message.Message):
+    """The leading bank to every other bank, in a sum that survives a loss: whose vectors have come."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOST_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
+    again: builtins.bool
+    """True if keys of a lost bank never came to some bank: no share is handed over, and the sum is made anew among the rest."""
+    @builtins.property
+    def lost(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Banks that were lost; all others are active. The receiver checks that the Exchange says so too, and that enough remain."""
+
+    def __init__(
+        self,
+        *,
+        lost: abc.Iterable[builtins.str] | None = ...,
+        again: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["again", b"again", "lost", b"lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SumShares(message.Message):
+    """Active bank to the leading bank, once per sum: what takes the masks off."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: builtins.int
+    shares: builtins.bytes
+    """One share per bank of the sum, in the contract's order, 33 bytes each: of the self mask's seed if that bank is active,
+    of the private key if it is lost. The leader checks the length.
+    """
+    def __init__(
+        self,
+        *,
+        shares: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["shares", b"shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
