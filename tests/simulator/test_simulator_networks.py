@@ -13,7 +13,9 @@ from fedshare.audit.statements import PrivacySpent
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.metrics import auc
 from fedshare.errors import ConfigError
+from fedshare.training.network import federation
 from fedshare.training.network.inputs import encode
+from fedshare.training.network.private import noisy_gradient_sum
 from fedshare_clients.node.data import Table
 from fedshare_server.phases import Reply, Rounds
 
@@ -260,10 +262,20 @@ def losing(bank: str, at: str, **settings: Any) -> tuple[Simulation, Rounds]:
 
 
 REPEAT = {"between_banks": {"lost_bank": "repeat"}}
+RECOVER = {"between_banks": {"lost_bank": "recover"}}
 
 
-def test_training_goes_on_without_a_lost_bank_and_ends_with_one_network():
-    simulation, rounds = losing("bank-d", "MaskedVector/9", **REPEAT)
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        (REPEAT, "MaskedVector/9"),
+        (RECOVER, "SumKeys/9"),
+        (RECOVER, "MaskedVector/9"),
+        (RECOVER, "SumShares/9"),
+    ],
+)
+def test_training_goes_on_without_a_lost_bank_and_ends_with_one_network(settings, at):
+    simulation, rounds = losing("bank-d", at, **settings)
     assert rounds.cause is None
     assert simulation.results() == ["bank-a", "bank-b", "bank-c"]
     networks = [result(simulation, bank)["network"]["parameters"] for bank in simulation.results()]
@@ -274,13 +286,33 @@ def test_training_goes_on_without_a_lost_bank_and_ends_with_one_network():
     assert result(simulation, "bank-a")["all_banks"]["banks"] == 3
 
 
-@pytest.mark.parametrize("bank", ["bank-a", "bank-d"])
-def test_a_bank_that_cannot_be_spared_ends_the_run(bank):
-    settings = REPEAT if bank == "bank-a" else {}
-    step = "BankTotal/9" if bank == "bank-a" else "MaskedVector/9"
+@pytest.mark.parametrize(
+    ("bank", "step", "settings"),
+    [
+        ("bank-a", "BankTotal/9", REPEAT),
+        ("bank-a", "SumOutcome/9", RECOVER),
+        ("bank-d", "MaskedVector/9", {}),
+    ],
+)
+def test_a_bank_that_cannot_be_spared_ends_the_run(bank, step, settings):
     simulation, rounds = losing(bank, step, **settings)
     assert rounds.cause is not None
     assert simulation.results() == []
+
+
+def test_a_private_network_goes_on_without_one_bank_and_its_noise_is_made_for_that(monkeypatch):
+    made_for = []
+
+    def recorded(*arguments: Any, **settings: Any) -> Any:
+        made_for.append(settings["banks"])
+        return noisy_gradient_sum(*arguments, **settings)
+
+    monkeypatch.setattr(federation, "noisy_gradient_sum", recorded)
+    simulation, rounds = losing("bank-d", "MaskedVector/2", **RECOVER, **private())
+    assert rounds.cause is None
+    assert simulation.results() == ["bank-a", "bank-b", "bank-c"]
+    assert len({result(simulation, bank)["network"]["parameters"] for bank in simulation.results()}) == 1
+    assert set(made_for) == {3}
 
 
 def test_too_few_banks_left_end_the_run():

@@ -645,8 +645,9 @@ def without(federation, lost, **terms):
     return federation.log().codes()
 
 
-def test_a_bank_that_the_contract_can_spare_may_be_missing_from_a_completed_run(federation):
-    assert without(federation, "bank-b", between_banks={"lost_bank": "repeat"}) == set()
+@pytest.mark.parametrize("lost_bank", ["repeat", "recover"])
+def test_a_bank_that_the_contract_can_spare_may_be_missing_from_a_completed_run(federation, lost_bank):
+    assert without(federation, "bank-b", between_banks={"lost_bank": lost_bank}) == set()
 
 
 @pytest.mark.parametrize("lost", ["bank-a", "tax"])
