@@ -253,3 +253,36 @@ def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_
     page = write_report(first, tmp_path / "report").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(page)
     assert "All 3 banks together" in page
+
+
+def test_the_report_of_a_private_network_says_what_it_is_and_what_was_spent(tmp_path):
+    tables = split_banks(small_economy(600, 700), (0.4, 0.3, 0.3))
+    simulation = Simulation(
+        {party: table for party, table in tables.items() if party.startswith("bank")},
+        bank_model={"kind": "mlp", "settings": {"hidden": 8}, "rounds": 2},
+        privacy={
+            "labels": {"epsilon": 3.0},
+            "network": {
+                "epsilon": 4.0,
+                "delta": 1e-5,
+                "sample_rate": 0.2,
+                "lot_size": 80,
+                "ranges": {"utilisation": [-2.0, 2.0]},
+            },
+        },
+        outputs={"coordinator_metrics": False},
+    )
+    assert all(reply["status"] == "ok" for reply in simulation.run().values())
+    bank = simulation.platforms["bank-a"]
+    pq.write_table(pa.table(dict(bank.customers)), tmp_path / "customers.parquet")
+    document = build_document(bank.result, tmp_path / "customers.parquet", simulation.contract)
+    text = write_report(document, tmp_path / "report").read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
+    card = (tmp_path / "report" / "model-card.md").read_text(encoding="utf-8")
+    assert "Network mlp on the banks' columns, trained across banks by fedavg" in card
+    assert "2 rounds" in card
+    assert "Scorecard" not in card
+    for page in (text, card):
+        assert "ε 3 by this run" in page
+        assert "ε 4, δ 1e-05 of ε 10, δ 0.0001 by all runs of this bank" in page
+    assert [part["name"] for part in document["importance"]] == ["own columns, network"]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedshare.credit.bins import ColumnBins
 from fedshare_clients.node.report.charts import BLUE, GREEN, GREY, ORANGE, Chart, bar_chart
+from fedshare_clients.node.report.page import privacy_loss
 from fedshare_clients.node.state import write_private
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def build_report(
             holder: sum(bank["coverage"][holder] for bank in banks.values()) / _total(banks, "customers")
             for holder in first["coverage"]
         },
-        "bins": {name: len(result["weights"]) for name, result in results.items()},
+        "bins": {name: _bins(result) for name, result in results.items()},
         "iterations": first["iterations"],
         "history": first["history"],
         "seconds": {**first["seconds"], "total": total_seconds},
@@ -71,7 +73,7 @@ def build_report(
         "banks": {
             name: {key: bank[key] for key in _BANK_KEYS if key in bank} for name, bank in banks.items()
         },
-        "privacy": {name: result["privacy"] for name, result in results.items() if "privacy" in result},
+        "privacy": {name: result["privacy"] for name, result in results.items() if result.get("privacy")},
         **{metric: {model: values[metric] for model, values in measured.items()} for metric in ("auc", "ks")},
     }
     if "all_banks" in first:
@@ -79,6 +81,12 @@ def build_report(
     if "centralised" in measured:
         report["largest_score_difference"] = measured["centralised"]["largest_score_difference"]
     return report
+
+
+def _bins(result: Mapping[str, Any]) -> int:
+    """Return how many bins a party's columns have, those that a network reads included."""
+    inputs = result["network"]["inputs"] if "network" in result else ()
+    return len(result["weights"]) + sum(ColumnBins.from_dict(column).size for column in inputs)
 
 
 def _total(banks: Mapping[str, Mapping[str, Any]], count: str) -> int:
@@ -94,6 +102,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     environment = Environment(
         loader=PackageLoader("fedshare_clients.local"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["loss"] = privacy_loss
     page = environment.get_template("report.html").render(report=report, charts=_charts(report))
     write_private(folder / "report.html", page.encode())
     write_private(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
@@ -101,7 +110,9 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
 
 def _charts(report: Mapping[str, Any]) -> dict[str, Markup]:
     drawings = {
-        "loss": _loss(report["history"]),
+        "loss": _loss(
+            report["history"], "iteration (0: the bank's own columns)" if report["coverage"] else "round"
+        ),
         "metrics": _metrics(report),
         "traffic": _traffic(report["bytes"]),
         "seconds": _seconds(report["seconds"]),
@@ -110,7 +121,7 @@ def _charts(report: Mapping[str, Any]) -> dict[str, Markup]:
     return {name: Markup(drawing) for name, drawing in drawings.items()}  # noqa: S704
 
 
-def _loss(history: list[dict[str, float | None]]) -> str:
+def _loss(history: list[dict[str, float | None]], axis: str) -> str:
     lines = {
         name: (
             colour,
@@ -121,7 +132,7 @@ def _loss(history: list[dict[str, float | None]]) -> str:
     values = [value for _, points in lines.values() for _, value in points] or [0.0]
     room = 0.3 * (max(values) - min(values))  # for the legend
     chart = Chart(
-        "iteration (0: the bank's own columns)",
+        axis,
         "mean log loss",
         (0, max(1, len(history) - 1)),
         (min(values), max(values) + room),

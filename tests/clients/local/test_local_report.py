@@ -51,3 +51,23 @@ def test_a_loss_that_was_not_measured_is_left_out_of_the_chart(tmp_path):
 
 def test_a_history_without_any_loss_is_no_obstacle(tmp_path):
     page(tmp_path, history=[{"loss": None, "holdout_loss": None}])
+
+
+def test_the_page_says_what_each_bank_has_spent_of_its_privacy_budget(tmp_path):
+    spent = {"epsilon": 3.0, "delta": 1e-5}
+    amount = {**spent, "spent": {"epsilon": 6.0, "delta": 2e-5}, "limit": {"epsilon": 10.0, "delta": 1e-4}}
+    labels = {"epsilon": 2.0, "delta": 0.0}
+    text = page(
+        tmp_path,
+        privacy={"bank": {"network": amount, "labels": {**labels, "spent": labels, "limit": labels}}},
+    )
+    assert "<td>network</td><td>ε 3, δ 1e-05</td><td>ε 6, δ 2e-05</td><td>ε 10, δ 0.0001</td>" in text
+    assert "<td>labels</td><td>ε 2</td><td>ε 2</td><td>ε 2</td>" in text
+    assert "Privacy spent" not in page(tmp_path)
+
+
+def test_banks_alone_have_rounds_and_no_columns_of_others(tmp_path):
+    text = page(tmp_path, parties={"bank": "label_holder"}, coverage={})
+    assert "With one network of all banks" in text
+    assert "after 2 rounds" in text
+    assert ">round<" in text

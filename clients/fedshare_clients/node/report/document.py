@@ -101,6 +101,7 @@ def build_document(
         "coverage": {name: count / result["customers"] for name, count in result["coverage"].items()},
         "default_rate": float(np.average(sample.labels, weights=sample.weights)),
         "iterations": result["iterations"],
+        "privacy": result["privacy"],
         "minimum_cohort": minimum,
         "models": {name: measure(sample, name, scale, minimum, seed) for name in scores},
         "comparisons": [compare(sample, "federated", name) for name in others],
@@ -123,6 +124,7 @@ def _contract(contract: Contract) -> dict[str, Any]:
         "valid_until": contract.valid_until.isoformat(),
         "code_digest": contract.code_digest,
         "model": contract.model.model_dump(mode="json"),
+        "bank_model": contract.bank_model and contract.bank_model.model_dump(mode="json"),
         "points": contract.points.model_dump(mode="json"),
         "holdout_share": contract.holdout_share,
         "parties": [
@@ -142,7 +144,7 @@ def _importance(
     own_part: NDArray[np.float64],
     training: NDArray[np.bool_],
 ) -> list[dict[str, Any]]:
-    """Return the spread in log-odds of each own column, or of a network of them, and of all holders, largest first."""
+    """Return the spread in log-odds of each own column, or of a network of them, and of the holders, largest first."""
     own = result["bins"]["columns"]
     sizes = [ColumnBins.from_dict(column).size for column in own]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -156,8 +158,9 @@ def _importance(
         parts.append(
             {"name": "own columns, network", "holder": "own", "spread": float(own_part[training].std())}
         )
-    holders = float((scores - own_part)[training].std())
-    parts.append({"name": "all holders together", "holder": "holders", "spread": holders})
+    if result["coverage"]:
+        holders = float((scores - own_part)[training].std())
+        parts.append({"name": "all holders together", "holder": "holders", "spread": holders})
     return sorted(parts, key=lambda part: -float(part["spread"]))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["render", "write_report"]
+__all__ = ["privacy_loss", "render", "write_report"]
 
 _COLOURS = {"federated": BLUE, "bank_only": GREY}
 _NAMES = {"federated": "federated", "bank_only": "bank only"}
@@ -46,7 +46,7 @@ def render(document: Mapping[str, Any]) -> tuple[str, str]:
         loader=PackageLoader("fedshare_clients.node.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "model": _model_name, "count": _count}
+    environment.filters |= {"percent": _percent, "model": _model_name, "count": _count, "loss": privacy_loss}
     page = environment.get_template("report.html").render(report=document, charts=_charts(document))
     # Markdown has no markup to escape into; names in it come from the signed contract, one line of printable text.
     card = environment.overlay(autoescape=False).get_template("model-card.md").render(report=document)
@@ -162,6 +162,11 @@ def _colour(model: str, place: int) -> str:
 
 def _model_name(name: str) -> str:
     return _NAMES.get(name, name)
+
+
+def privacy_loss(amount: Mapping[str, float]) -> str:
+    """Return a privacy loss as text."""
+    return f"ε {amount['epsilon']:g}" + (f", δ {amount['delta']:g}" if amount["delta"] else "")
 
 
 def _percent(value: float | None, decimals: int = 1) -> str:
