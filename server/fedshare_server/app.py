@@ -79,6 +79,9 @@ class RunStore(Protocol):
     def run_aborted(self, run_id: int) -> str | None:
         """Return why the run was ended by someone else."""
 
+    def keep_serving(self, run_id: int) -> None:
+        """Store that what a serving run serves is to be served from now on."""
+
     def run_completed(self, run_id: int) -> bool:
         """Return whether the operator has ended a serving run."""
 
@@ -241,6 +244,7 @@ class _Driver:
                 self.rounds.accept(party, reply)
         if self.rounds.is_held and not self._is_held:
             self._is_held = True
+            self._store.keep_serving(self._run_id)
             self._store.add_event(HELD, "every party serves", self._run_id)
         if self.rounds.phase == phase and self._clock() >= self._looked_at + _LOOK_SECONDS:
             present = self._look()

@@ -85,7 +85,7 @@ def serve_model(arguments: argparse.Namespace) -> int:
             store, superlink, run_id, reached=lambda: any(each.kind == HELD for each in store.events(run_id))
         )
     if record.status == "running":
-        print("Every party serves: banks can score from now on.")
+        print(f"Every party serves: banks can score from now on, until `fedshare-server end {run_id}`.")
         return 0
     raise RunFailedError(f"run {run_id} {record.status}: {record.reason}")
 
@@ -96,7 +96,11 @@ def end(arguments: argparse.Namespace) -> int:
 
     with open_state(arguments.state) as state:
         record = state.store.find_run(arguments.run)
-        if record is None or record.status != "running" or not state.store.serves(arguments.run):
+        if record is not None and _awaits_another(state.store, record):
+            state.store.stop_serving(record.digest)
+            print(f"Run {arguments.run} had ended; no other takes its place.")
+            return 0
+        if record is None or record.status != "running" or record.model_run is None:
             raise ConfigError(
                 f"run {arguments.run} is not a serving run under way: see `fedshare-server runs`"
             )
@@ -104,6 +108,13 @@ def end(arguments: argparse.Namespace) -> int:
         is_closed = _await_close(superlink_of(state), arguments.run)
     print(f"Run {arguments.run} is ended" + ("." if is_closed else "; not every party has closed it yet."))
     return 0
+
+
+def _awaits_another(store: Store, record: RunRecord) -> bool:
+    """Return whether a serving run has ended and another is to take its place."""
+    if record.status == "running" or record.digest not in store.served_models():
+        return False
+    return store.serving_runs(record.digest)[0].run_id == record.run_id
 
 
 def _await_close(superlink: Superlink, run_id: int) -> bool:
@@ -119,9 +130,7 @@ def _await_close(superlink: Superlink, run_id: int) -> bool:
 def _latest_training(store: Store, contract: ContractRecord) -> int:
     """Return the newest completed training run of a contract."""
     for record in store.runs():
-        if (record.digest, record.status) == (contract.digest, "completed") and not store.serves(
-            record.run_id
-        ):
+        if (record.digest, record.status, record.model_run) == (contract.digest, "completed", None):
             return record.run_id
     raise ConfigError(
         f"contract {contract.name} has no completed training run: `fedshare-server train` first"

@@ -23,6 +23,7 @@ from fedshare.wire.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_
 from fedshare.wire.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
 from fedshare_server.authority import load_authority, load_tls, renew_server
 from fedshare_server.config import replace_file
+from fedshare_server.keeper import Keeper
 from fedshare_server.log_keys import LogKeys
 from fedshare_server.notary import Notary
 from fedshare_server.service import start_grpc
@@ -76,12 +77,14 @@ def serve(state: State, ready_file: Path) -> None:
         for party in store.parties():
             superlink.register_node(party.flower_key)
         stack.callback(
-            _end_runs, store, exchange, "", "the coordinator was stopped during the run: train again"
+            _end_runs, store, exchange, "", "the coordinator was stopped during the run: start training again"
         )
         stack.enter_context(_ready(settings, ready_file))
+        keeper = Keeper(store, superlink, _now)
         while not stopping.wait(_WATCH_SECONDS):
             superlink.verify_alive()
             notary.verify_alive()
+            keeper.look()
         print("Stopping.", flush=True)
 
 
@@ -129,7 +132,7 @@ def _end_orphans(store: Store) -> None:
     """End the runs whose ServerApp died with an earlier coordinator, so that their parties hear of it."""
     for run in store.runs():
         if run.status == "running":
-            store.abort(run.run_id, "the coordinator was restarted during the run: train again")
+            store.abort(run.run_id, "the coordinator was restarted during the run: start training again")
         store.close_run(run.run_id, "coordinator_restarted")
 
 

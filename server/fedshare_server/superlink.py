@@ -220,6 +220,16 @@ class Superlink:
                     return int(node.node_id)
             return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
 
+    def heartbeats(self) -> dict[bytes, float]:
+        """Return until when each registered node counts as online, by its public key; Unix seconds.
+
+        Raises:
+            UnavailableError: the SuperLink does not answer.
+        """
+        with self._control() as control:
+            nodes = control.ListNodes(ListNodesRequest()).nodes_info
+        return {node.public_key: node.online_until for node in nodes if not node.unregistered_at}
+
     def start_run(self, contract_digest: str, model_run: int | None = None) -> int:
         """Start a run of a contract and return its id.
 

@@ -15,6 +15,7 @@ from fedshare.errors import ConfigError, DataError
 from fedshare.scoring.answer import Answer, Band, verify_receipt
 from fedshare.wire.v1 import payload_pb2 as payload
 from fedshare_clients.node.data import Table
+from fedshare_clients.node.service import NodeService
 from fedshare_clients.node.serving import ScoringSettings
 
 if TYPE_CHECKING:
@@ -330,6 +331,27 @@ def test_without_a_serving_run_the_bank_answers_as_the_contract_says() -> None:
         assert ask(scorer, OUTSIDE).status == "withheld"
 
 
+def test_after_a_holder_was_lost_the_next_serving_run_scores_again_with_keys_of_its_own() -> None:
+    simulation = trained()
+    names = known_to_all(simulation)
+    scorer = served(simulation)
+    before = ask_all(scorer, names[:3])
+    tags = [each for each in simulation.exchange.crossed if each.step.startswith("ScoreColumn")]
+    simulation.services["tax"] = NodeService(simulation.platforms["tax"])  # type: ignore[arg-type] # its process was restarted
+    for party in ("bank", "registry"):
+        simulation.ask_each("close", 2, {party: {"reason": "party tax was lost"}})
+    assert ask(scorer, names[0]).reason == "no_serving_run"
+    replies = simulation.serve(3)
+    assert {reply["status"] for reply in replies.values()} == {"ok"}, replies
+    again = simulation.platforms["bank"].scoring.desk.find("simulated")
+    asked = len(simulation.exchange.crossed)
+    after = ask_all(again, names[:3])
+    assert [answer.probability for answer in after] == [answer.probability for answer in before]
+    assert any(each.step.startswith("BlindedIdentifiers") for each in simulation.exchange.crossed[asked:])
+    assert len(tags) == 2
+    simulation.ask("close", 3)
+
+
 def test_the_fallback_is_the_model_that_the_bank_trained_alone() -> None:
     simulation = trained(fallback="own_model")
     scorer = served(simulation)
@@ -396,6 +418,8 @@ def test_scores_are_counted_in_the_log_and_holders_learn_numbers_only() -> None:
     assert counts == [7]
     kept = simulation.platforms["tax"].results[2]
     assert kept["identifiers_answered"] == {"bank": 7}
+    # Of what was counted ahead, the rest is given back.
+    wait_for(lambda: simulation.platforms["tax"].spent[simulation.contract.digest(), "scored/bank"] == 7)
     assert not any(name.decode() in str(kept) for name in names)
 
 

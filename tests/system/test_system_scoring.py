@@ -20,7 +20,7 @@ from fedshare_clients.local.federation import _LocalFederation
 from fedshare_clients.local.processes import Processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.system
@@ -124,21 +124,39 @@ def test_the_log_of_a_serving_run_verifies_and_counts_the_scores(served: tuple[P
     assert "1 scoring" in said
 
 
-def test_a_holder_that_dies_ends_the_serving_run_and_nothing_is_written(
+def test_a_holder_that_dies_ends_the_serving_run_and_when_it_is_back_scoring_goes_on(
     served: tuple[Path, Processes, int],
 ) -> None:
     out, processes, _ = served
     processes.call("serve", ["fedshare-server", "serve", "small"])
     assert "580 scored" in score(out, processes, "again")
     os.killpg(processes._running["tax"].pid, signal.SIGKILL)
-    deadline, failure = time.monotonic() + 120, None
-    while failure is None:
-        assert time.monotonic() < deadline, "the loss of a holder was not noticed"
-        time.sleep(2)
-        try:
-            score(out, processes, "after")
-        except FedshareError as error:
-            failure = error
+    processes._running["tax"].wait()
+    failure = await_score(out, processes, lambda outcome: isinstance(outcome, FedshareError))
+    assert isinstance(failure, FedshareError)
     assert failure.exit_code == 6
     assert "no_serving_run" in str(failure)
     assert not list(out.glob(".after*"))
+    processes.start("tax", ["fedshare-node", "--config", str(out / "tax" / "node.yaml"), "run"])
+    await_score(out, processes, lambda outcome: "580 scored" in str(outcome))
+    first, *_ = processes.call("runs", ["fedshare-server", "runs"]).splitlines()[1:]
+    said = processes.call("logs", ["fedshare-server", "logs", first.split()[0]])
+    assert "resumed: it takes the place of run" in said
+    assert "party tax was lost" in said
+
+
+def await_score(
+    out: Path, processes: Processes, reached: Callable[[str | FedshareError], bool]
+) -> str | FedshareError:
+    """Score again and again until the outcome is the one that is waited for."""
+    deadline = time.monotonic() + 180
+    while True:
+        outcome: str | FedshareError
+        try:
+            outcome = score(out, processes, "after")
+        except FedshareError as error:
+            outcome = error
+        if reached(outcome):
+            return outcome
+        assert time.monotonic() < deadline, f"it did not happen in time; the last outcome was: {outcome}"
+        time.sleep(2)

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Allowance", "ServingHolder", "score_label"]
 
-# Counted at a time, so that not every question waits for the disk; a node that is killed has spent what it reserved.
+# Counted at a time, so that not every question waits for the disk. What is left is given back at the end of the run; a node
+# that is killed has spent it.
 _RESERVED_AT_A_TIME: Final = 256
 _FIFTHS: Final = (0.2, 0.4, 0.6, 0.8)
 
@@ -82,6 +83,11 @@ class Allowance:
                 return self._reserved + max(self._quota - earlier, 0)
         self._reserved -= asked
         return None
+
+    def give_back(self) -> None:
+        """Return what was reserved and not used, at the end of the run."""
+        self._spend(-self._reserved)
+        self._reserved = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,12 @@ class ServingHolder:
     def _answer(self, channel: Channel, bank: str) -> None:
         quota = self._scoring.quota
         allowance = Allowance(lambda amount: self._spend(f"scored/{bank}", amount, quota), quota)
+        try:
+            self._answer_within(allowance, channel, bank)
+        finally:
+            allowance.give_back()
+
+    def _answer_within(self, allowance: Allowance, channel: Channel, bank: str) -> None:
         answered = profiles = withdrawals = 0
         while True:
             message: Any = channel.receive_any(

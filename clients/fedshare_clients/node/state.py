@@ -458,7 +458,7 @@ class NodeState:
         Args:
             digest: of the contract.
             what: ``runs``, ``identifiers/BANK`` or ``scored/BANK``.
-            amount: 0 or more.
+            amount: negative to give back what was added and not used.
             limit: as the contract has it.
         """
         with self._database() as database:

@@ -819,7 +819,10 @@ def _scoring_shows_bank(contract: Contract) -> list[str]:
     if scoring is None:
         return []
     columns = columns_at_most(contract)
-    changes = f"how each changes over {columns:,} columns or fewer: one that changes tells that some holder's columns did"
+    changes = (
+        f"how each changes over {columns:,} columns or fewer, and one more for every further serving run in which it is "
+        "asked for, and counted, again: one that changes tells that some holder's columns did"
+    )
     lines = [
         f"in scoring: the sum of the holders' scores of any {scoring.quota:,} enterprises, customers or not, and {changes}"
     ]

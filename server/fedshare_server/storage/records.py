@@ -131,6 +131,7 @@ class RunRecord:
         reason: the first cause if it did not complete.
         started_at: when.
         finished_at: when it ended, or ``None``.
+        model_run: the training run whose model it serves; ``None`` if it trains.
     """
 
     run_id: int
@@ -140,6 +141,7 @@ class RunRecord:
     reason: str
     started_at: datetime
     finished_at: datetime | None
+    model_run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

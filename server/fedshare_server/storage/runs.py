@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from fedshare.audit.statements import PhaseClosed, PhaseOpened, RunClosed, RunOpened
 from fedshare.contract.model import parse_contract
@@ -18,7 +18,7 @@ from fedshare_server.storage.log import (
     open_subject,
 )
 from fedshare_server.storage.records import EventRecord, ProgressRecord, RunRecord
-from fedshare_server.storage.tables import Contract, ContractParty, Event, Progress, Run
+from fedshare_server.storage.tables import Contract, ContractParty, Event, Progress, Run, ServedModel
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -57,7 +57,13 @@ class RunStore(LogStore):
                 return
             session.add(
                 Run(
-                    run_id=run_id, digest=digest, phase="", status="running", reason="", started_at=self.now()
+                    run_id=run_id,
+                    digest=digest,
+                    model_run=model_run,
+                    phase="",
+                    status="running",
+                    reason="",
+                    started_at=self.now(),
                 )
             )
             fields = {"run_id": str(run_id), "contract_digest": digest}
@@ -68,9 +74,32 @@ class RunStore(LogStore):
             if model_run is not None:
                 self._log(session, run_id, "", "serving", f"it serves the model of run {model_run}")
 
-    def serves(self, run_id: int) -> bool:
-        """Return whether a run serves a model, and does not train one."""
-        return any(event.kind == "serving" for event in self.events(run_id))
+    def serving_runs(self, digest: str) -> list[RunRecord]:
+        """Return the serving runs of a contract, newest first."""
+        query = (
+            select(Run)
+            .where(Run.digest == digest, Run.model_run.is_not(None))
+            .order_by(Run.started_at.desc(), Run.run_id)
+        )
+        with self.transaction() as session:
+            return [_run(row) for row in session.scalars(query)]
+
+    def keep_serving(self, run_id: int) -> None:
+        """Store that what this run serves is to be served, in further runs if need be, until one is ended or refused."""
+        with self.transaction() as session:
+            run = _get(session, run_id)
+            if run.model_run is not None and run.status == "running":
+                session.merge(ServedModel(digest=run.digest, model_run=run.model_run))
+
+    def stop_serving(self, digest: str) -> None:
+        """Store that no model of a contract is to be served in further runs."""
+        with self.transaction() as session:
+            session.execute(delete(ServedModel).where(ServedModel.digest == digest))
+
+    def served_models(self) -> dict[str, int]:
+        """Return, by the digest of a contract, the training run whose model is to be served."""
+        with self.transaction() as session:
+            return {row.digest: row.model_run for row in session.scalars(select(ServedModel))}
 
     def set_phase(self, run_id: int, phase: str) -> None:
         """Store which phase a run is in; in the log, the one before it is closed and this one opened."""
@@ -104,6 +133,8 @@ class RunStore(LogStore):
         with self.transaction() as session:
             if self._end(session, run_id, status, reason):
                 self._log(session, run_id, "", f"run_{status}", reason or "the run is complete")
+                if status in {"completed", "refused"}:
+                    _forget_served(session, run_id)
 
     def close_run(self, run_id: int, cause: str = "") -> None:
         """Have the end of a run logged, after which nobody says anything about it; again changes nothing.
@@ -248,9 +279,26 @@ def _get(session: Session, run_id: int) -> Run:
     return run
 
 
+def _forget_served(session: Session, run_id: int) -> None:
+    """Note that nothing takes a serving run's place, unless another has taken it already."""
+    run = _get(session, run_id)
+    others = select(Run.run_id).where(
+        Run.digest == run.digest, Run.model_run.is_not(None), Run.status == "running"
+    )
+    if run.model_run is not None and session.scalar(others) is None:
+        session.execute(delete(ServedModel).where(ServedModel.digest == run.digest))
+
+
 def _run(row: Run) -> RunRecord:
     return RunRecord(
-        row.run_id, row.digest, row.phase, row.status, row.reason, row.started_at, row.finished_at
+        row.run_id,
+        row.digest,
+        row.phase,
+        row.status,
+        row.reason,
+        row.started_at,
+        row.finished_at,
+        row.model_run,
     )
 
 

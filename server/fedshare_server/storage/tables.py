@@ -34,9 +34,10 @@ __all__ = [
     "Revocation",
     "Run",
     "SchemaVersion",
+    "ServedModel",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _PARTY = String(32)
 _DIGEST = String(64)
@@ -180,11 +181,21 @@ class Run(Base):
 
     run_id: Mapped[int] = mapped_column(RunId, primary_key=True, autoincrement=False)
     digest: Mapped[str] = mapped_column(ForeignKey("contracts.digest"))
+    model_run: Mapped[int | None] = mapped_column(RunId)
     phase: Mapped[str] = mapped_column(String(32))
     status: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(Moment)
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class ServedModel(Base):
+    """The model of a contract that is to be served, in one serving run after the other, until the operator ends it."""
+
+    __tablename__ = "served_models"
+
+    digest: Mapped[str] = mapped_column(ForeignKey("contracts.digest"), primary_key=True)
+    model_run: Mapped[int] = mapped_column(RunId)
 
 
 class Progress(Base):

@@ -280,3 +280,20 @@ def test_a_serving_run_is_ended_in_good_order_and_a_training_run_is_not(
     assert record.status == "completed"
     assert store.run_completed(serving)
     assert call("end", str(serving)) == 2
+
+
+def test_who_ends_a_serving_run_that_has_ended_ends_what_would_take_its_place(
+    store: Store, digest: str, run: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = run + 1, run + 2
+    for serving in (first, second):
+        store.open_run(serving, digest, model_run=run)
+        store.keep_serving(serving)
+        store.abort(serving, "party tax was lost")
+    assert call("end", str(first)) == 2
+    assert store.served_models() == {digest: run}
+    capsys.readouterr()
+    assert call("end", str(second)) == 0
+    assert "no other takes its place" in capsys.readouterr().out
+    assert store.served_models() == {}
+    assert call("end", str(second)) == 2

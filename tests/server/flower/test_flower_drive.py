@@ -79,6 +79,9 @@ class Store:
     def set_phase(self, run_id: int, phase: str) -> None:
         self.phases.append(phase)
 
+    def keep_serving(self, run_id: int) -> None:
+        self.phases.append("kept")
+
     def run_aborted(self, run_id: int) -> str | None:
         return self.aborted
 
@@ -156,7 +159,7 @@ def test_a_serving_run_is_held_beyond_every_deadline_until_the_operator_ends_it(
     grid, store, clock = FakeGrid(), Store(holds=5000), Clock()
     assert run(grid, store, clock, model_run=7) == ""
     assert clock.time - 1000 > PHASE_SECONDS["serve"]
-    assert store.phases == ["hello", "publish", "serve", "held  every party serves", "close"]
+    assert store.phases == ["hello", "publish", "serve", "kept", "held  every party serves", "close"]
     assert sorted(grid.asked) == sorted((party, phase) for party in KEYS for phase in SERVING_PHASES)
 
 

@@ -437,6 +437,38 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_model_is_to_be_served_until_its_run_is_ended_or_refused(store: Store) -> None:
+    with_contract(store)
+    for serving, (status, is_served) in enumerate(
+        [("failed", True), ("completed", False), ("refused", False)], start=2
+    ):
+        store.open_run(serving, DIGEST, model_run=RUN)
+        assert store.served_models() == {}
+        store.keep_serving(serving)
+        assert store.served_models() == {DIGEST: RUN}
+        store.finish(serving, status, "why")
+        assert bool(store.served_models()) == is_served
+        store.stop_serving(DIGEST)
+    assert sorted(run.run_id for run in store.serving_runs(DIGEST)) == [2, 3, 4]
+
+
+def test_a_run_that_trains_or_has_ended_makes_no_model_served(store: Store) -> None:
+    with_run(store).keep_serving(RUN)
+    store.open_run(2, DIGEST, model_run=RUN)
+    store.abort(2, "a party was lost")
+    store.keep_serving(2)
+    assert store.served_models() == {}
+
+
+def test_ending_a_serving_run_that_another_has_replaced_leaves_that_one_served(store: Store) -> None:
+    with_contract(store)
+    for serving in (2, 3):
+        store.open_run(serving, DIGEST, model_run=RUN + serving - 3)
+        store.keep_serving(serving)
+    store.finish(2, "completed")
+    assert store.served_models() == {DIGEST: RUN}
+
+
 def test_an_absent_database_server_is_unavailable_and_its_password_is_not_shown() -> None:
     with pytest.raises(UnavailableError, match="cannot be reached") as caught:
         open_store("postgresql://user:hunter2@127.0.0.1:1/none")
