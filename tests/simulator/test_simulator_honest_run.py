@@ -115,6 +115,19 @@ def test_customers_unknown_to_a_holder_are_left_out_and_counted(two_holders: Sim
     assert {each.encode() for each in kept["identifier"]} == customers & known["registry"] & known["tax"]
 
 
+def test_every_party_keeps_how_many_of_all_its_rows_are_in_each_bin(two_holders: Simulation) -> None:
+    for party, platform in two_holders.platforms.items():
+        reference = result(two_holders, party)["reference"]
+        counts = iter(reference["counts"])
+        for column in reference["bins"]["columns"]:
+            bins = ColumnBins.from_dict(column)
+            codes = bins.assign(platform.table.column(bins.name))
+            assert [next(counts) for _ in range(bins.size)] == np.bincount(
+                codes, minlength=bins.size
+            ).tolist()
+        assert next(counts, None) is None
+
+
 def test_with_a_roster_every_customer_counts_though_a_holder_does_not_know_it() -> None:
     tables = small_economy(600, 900)
     tables["registry"] = tables["registry"].extended(tables["tax"].identifiers)

@@ -33,7 +33,7 @@ contract show, contract approve, run.
 
 exit codes: 0 done, 2 fix a setting or the command line, 3 fix the data, 4 refused by a party or the
 coordinator, 5 altered or malformed bytes from a peer, 6 something cannot be reached (try again),
-7 the run failed, 8 the disk refused, 1 anything else
+7 the run failed, 8 the disk refused, 9 columns have shifted (drift), 1 anything else
 """
 
 
@@ -119,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a Parquet file with identifier and score (log-odds of default) of the same customers, to compare with",
     )
+    drift = _command(
+        commands,
+        "drift",
+        "hold the own rows of today against those of a training run; nothing leaves",
+        _drift,
+    )
+    drift.add_argument("run_id", type=_count, metavar="RUN", help="its number, as status shows it")
     _score_commands(commands)
     _profile_commands(commands)
     _command(commands, "status", "what this node is, has decided and has run; asks nobody", _status)
@@ -380,6 +387,14 @@ def _report(options: argparse.Namespace) -> int:
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in auc.items())
     _print(options, {"page": str(page), "auc": auc}, f"AUC {figures}\nread {page}")
     return 0
+
+
+def _drift(options: argparse.Namespace) -> int:
+    from .drift import check_drift  # noqa: PLC0415 - as above
+
+    report = check_drift(*_opened(options), options.run_id)
+    _print(options, report.to_json(), report.to_text())
+    return report.exit_code
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedshare.contract.enforcement import verify_quota
 from fedshare.credit.bins import fit_design
+from fedshare.credit.drift import row_reference
 from fedshare.credit.points import neutral_weights
 from fedshare.errors import ProtocolError
 from fedshare.privacy.randomised_response import label_bound
@@ -206,6 +207,7 @@ class FeatureHolder:
         return {
             "rows": len(self._identifiers),
             "bins": self._design.to_dict(),
+            "reference": row_reference(self._design),
             "weights": self._block.weights.tolist(),
             "counts": self._counts.tolist(),
             "neutral": neutral_weights(self._block.weights, self._counts, self._design.offsets).tolist(),

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from fedshare.credit.bins import Design, fit_design, fit_usable_design
+from fedshare.credit.drift import row_reference
 from fedshare.credit.histogram import ScoreHistogram, cell_counts, cell_sums, range_votes, voted_groups
 from fedshare.credit.metrics import auc, ks
 from fedshare.credit.points import neutral_weights
@@ -299,6 +300,7 @@ class LabelHolder:
             "federated": metrics(model.scores()),
             "bank_only": metrics(self._own_model.scores()),
             "bins": self._search_design.to_dict(),
+            "reference": row_reference(Design.assigned(self._design.columns, self._table, party=self._party)),
             **self._part(model, self._search_design),
             "own_model": {
                 "bins": self._own_design.to_dict(),

@@ -5,25 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from credit_tables import Columns
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedshare.credit.bins import ColumnBins, Design, fit_design, fit_usable_design
 from fedshare.credit.column import fit_column
 from fedshare.errors import DataError
-
-
-class Columns:
-    source = "tax.csv"
-
-    def __init__(self, **columns):
-        self.columns = columns
-
-    def __len__(self):
-        return len(next(iter(self.columns.values())))
-
-    def column(self, name):
-        return self.columns[name]
 
 
 def spec(name, kind="numeric", bins=10, monotone="none"):

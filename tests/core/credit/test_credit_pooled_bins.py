@@ -6,24 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from credit_tables import Columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedshare.credit.bins import fit_design
 from fedshare.credit.pooled_bins import _BOUNDS, fit_pooled_design
 from fedshare.errors import DataError
-
-
-class Columns:
-    def __init__(self, source="bank.csv", **columns):
-        self.source = source
-        self.columns = columns
-
-    def __len__(self):
-        return len(next(iter(self.columns.values())))
-
-    def column(self, name):
-        return self.columns[name]
 
 
 def spec(name, kind="numeric", bins=10, monotone="none", categories=()):
@@ -145,7 +134,7 @@ def test_text_in_a_numeric_column_is_refused_before_anything_is_counted():
     sums = Sums(1)
     with pytest.raises(DataError, match=r"party bank-a, source bank\.csv, row 2, field x"):
         fit_pooled_design(
-            Columns(x=np.array(["1", "many"], dtype=object)), [spec("x")], 1, sums, party="bank-a"
+            Columns("bank.csv", x=np.array(["1", "many"], dtype=object)), [spec("x")], 1, sums, party="bank-a"
         )
     assert not sums.totals
 
