@@ -1,6 +1,7 @@
 """AUC against epsilon, and federated against pooled networks, on default_credit; docs/privacy.md and docs/networks.md.
 
-    FEDSHARE_DATA=... python tests/benchmarks/measure_networks.py labels private non-iid --figure docs/figures/privacy.svg
+    FEDSHARE_DATA=... python tests/benchmarks/measure_networks.py labels private --figure docs/figures/privacy.svg
+    FEDSHARE_DATA=... python tests/benchmarks/measure_networks.py mlp resnet
 
 Everything runs in one process with plain sums, which the sealed runtime reproduces to fixed-point steps (tests/simulator). Each
 line is one JSON object: what was measured, then AUC on the held-out customers, mean and standard deviation over seeds.
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,17 +80,25 @@ class Customers:
     def auc(self, scores: np.ndarray) -> float:
         return auc(self.labels[~self.training], scores[~self.training])
 
+    def areas(self, scores: np.ndarray, owner: np.ndarray) -> dict[str, float]:
+        """Return the AUC over all banks, and the mean of that within each bank, by its held-out customers."""
+        banks = np.unique(owner)
+        rows = [~self.training & (owner == bank) for bank in banks]
+        within = [auc(self.labels[each], scores[each]) for each in rows]
+        mean = np.average(within, weights=[each.sum() for each in rows])
+        return {"auc": round(self.auc(scores), 4), "within_banks": round(float(mean), 4)}
+
     def parts(self, owner: np.ndarray, *, is_public: bool = False) -> Parts:
         bins = public_bins(self.columns, RANGES) if is_public else self.design().columns
         return Parts(encode(bins, self.table, party="bank"), self.labels, owner, self.training)
 
 
-def network_auc(customers: Customers, parts: Parts, model: NetworkModel, **settings: Any) -> float:
+def network_scores(parts: Parts, model: NetworkModel, **settings: Any) -> np.ndarray:
     trained, _, _ = train_banks(parts, model, **settings)
     scores = np.empty(len(parts.labels))
     for bank, each in enumerate(trained):
         scores[parts.owner == bank] = each.own_scores()
-    return customers.auc(scores)
+    return scores
 
 
 def summary(found: list[float]) -> dict[str, float]:
@@ -116,7 +126,7 @@ def private(customers: Customers) -> Iterator[dict[str, Any]]:
     for epsilon in EPSILONS:
         multiplier = noise_multiplier(epsilon, DELTA, PRIVATE_RATE, PRIVATE_ROUNDS)
         noise = Noise(multiplier, 1.0, PRIVATE_RATE, lot, 4)
-        found = [network_auc(customers, parts, model, noise=noise, seed=seed) for seed in range(SEEDS)]
+        found = [customers.auc(network_scores(parts, model, noise=noise, seed=seed)) for seed in range(SEEDS)]
         yield {
             "measure": "private",
             "epsilon": epsilon,
@@ -125,36 +135,34 @@ def private(customers: Customers) -> Iterator[dict[str, Any]]:
             **summary(found),
         }
     plain = NetworkModel(**MLP, rounds=100, patience=15)
-    found = [network_auc(customers, parts, plain, seed=seed) for seed in range(SEEDS)]
+    found = [customers.auc(network_scores(parts, plain, seed=seed)) for seed in range(SEEDS)]
     yield {"measure": "private", "epsilon": None, **summary(found)}
 
 
-def non_iid(customers: Customers) -> Iterator[dict[str, Any]]:
+def non_iid(kind: str, customers: Customers) -> Iterator[dict[str, Any]]:
     """Eight banks whose shares of defaulters and of others are drawn from Dirichlet distributions, against pooled data."""
-    algorithms: dict[str, dict[str, Any]] = {
-        "fedavg": {},
-        "fedprox": {"proximal": 1.0},
-        "fedadam": {"server_learning_rate": 0.03},
+    plain = NetworkModel(kind=kind, rounds=100, patience=15)
+    algorithms = {
+        "fedavg": plain,
+        "fedprox": plain.model_copy(update={"algorithm": "fedprox", "proximal": 1.0}),
+        "fedadam": plain.model_copy(update={"algorithm": "fedadam", "server_learning_rate": 0.03}),
     }
-    everyone = customers.parts(np.zeros(len(customers.labels), dtype=int))
-    for kind in ("mlp", "resnet"):
-        found = network_auc(customers, everyone, NetworkModel(kind=kind, rounds=100, patience=15))
-        yield {"measure": "non-iid", "kind": kind, "alpha": "pooled", **summary([found])}
+    shared = network_scores(customers.parts(np.zeros(len(customers.labels), dtype=int)), plain)
     for alpha in (100.0, 1.0):
         owner = dirichlet(customers.labels, 8, alpha)
+        parts = customers.parts(owner)
         rates = [customers.labels[owner == bank].mean() for bank in range(8)]
-        for kind in ("mlp", "resnet"):
-            for algorithm, settings in algorithms.items():
-                model = NetworkModel(kind=kind, rounds=100, patience=15, algorithm=algorithm, **settings)
-                found = network_auc(customers, customers.parts(owner), model)
-                yield {
-                    "measure": "non-iid",
-                    "kind": kind,
-                    "alpha": alpha,
-                    "default_rates": [round(min(rates), 3), round(max(rates), 3)],
-                    "algorithm": algorithm,
-                    **summary([found]),
-                }
+        common = {
+            "measure": kind,
+            "alpha": alpha,
+            "default_rates": [round(min(rates), 3), round(max(rates), 3)],
+        }
+        yield {**common, "trained": "pooled", **customers.areas(shared, owner)}
+        for name, model in algorithms.items():
+            yield {**common, "trained": name, **customers.areas(network_scores(parts, model), owner)}
+        for name, model in algorithms.items():
+            found = network_scores(parts, model, own_intercept=True)
+            yield {**common, "trained": f"{name}, personal intercepts", **customers.areas(found, owner)}
 
 
 def dirichlet(outcomes: np.ndarray, banks: int, alpha: float) -> np.ndarray:
@@ -170,7 +178,8 @@ def dirichlet(outcomes: np.ndarray, banks: int, alpha: float) -> np.ndarray:
 MEASURES: dict[str, Callable[[Customers], Iterator[dict[str, Any]]]] = {
     "labels": labels,
     "private": private,
-    "non-iid": non_iid,
+    "mlp": partial(non_iid, "mlp"),
+    "resnet": partial(non_iid, "resnet"),
 }
 
 
