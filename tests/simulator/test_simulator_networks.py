@@ -141,7 +141,10 @@ def test_a_network_whose_training_diverges_ends_the_run_with_bank_and_step_and_k
     wild = {**NETWORK, "learning_rate": 10.0, "momentum": 0.99, "weight_decay": 1.0, "local_epochs": 50}
     simulation = horizontal(bank_model=wild)
     reasons = assert_ended(simulation, simulation.run())
-    assert any(bank in reason and "network, round" in reason for bank, reason in reasons.items())
+    assert any(
+        bank in reason and "network, round" in reason and "lower the learning rate" in reason
+        for bank, reason in reasons.items()
+    )
 
 
 def test_a_bank_that_sends_a_vector_of_another_length_ends_the_run(monkeypatch):

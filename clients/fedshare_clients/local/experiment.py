@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedshare.contract.banks import BetweenBanks
-from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
+from fedshare.contract.banks import BetweenBanks, verify_banks
+from fedshare.contract.model import Alignment, Column, Outputs, Party, Points, ScorecardModel
 from fedshare.contract.network import NetworkModel  # noqa: TC001 - pydantic reads it
 from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
@@ -127,6 +127,13 @@ class Experiment(_Strict):
             raise ValueError(
                 "an experiment needs at least one label_holder, and a feature_holder or a bank_model"
             )
+        # The contract's own rule, before any process is started: parties have no keys yet.
+        banks = [
+            Party.model_construct(id=name, columns=party.columns)
+            for name, party in self.parties.items()
+            if party.role == "label_holder"
+        ]
+        verify_banks(banks, self.between_banks)
         return self
 
     def contract_draft(self) -> dict[str, Any]:

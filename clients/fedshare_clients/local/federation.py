@@ -122,7 +122,7 @@ class _LocalFederation:
         self._start_coordinator(processes)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda party: self._enrol(processes, party), self._experiment.parties))
-        self._say("contract: drafted by the coordinator, approved by every party")
+        self._say("contract: the coordinator drafts it, every party approves it")
         self._agree(processes)
         for party in self._experiment.parties:
             processes.start(party, ["fedshare-node", "--config", str(self._config(party)), "run"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fedshare.errors import ParameterError
 from fedshare.privacy.accounting import noise_multiplier
 from fedshare.sealed.randomness import Stream, fresh_seed
 from fedshare.training.network.customers import NetworkCustomers
@@ -140,7 +141,12 @@ class BankNetwork:
         }
 
     def _total(self, step: str, values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-        return self._sums.total(self._channel, step, values, bits)
+        try:
+            return self._sums.total(self._channel, step, values, bits)
+        except ParameterError as error:
+            raise ParameterError(
+                f"{error}; training diverged: lower the learning rate in the contract"
+            ) from error
 
     def _noise(self) -> Noise | None:
         private = self._contract.privacy.network

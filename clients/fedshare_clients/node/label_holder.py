@@ -377,7 +377,10 @@ class LabelHolder:
             )
         if len(classes) < 2 or len(np.unique(self._labels[~self._training])) < 2:
             raise DataError(
-                "training and held-out customers must each contain both outcomes, 0 and 1", party=self._party
+                f"expected both outcomes, 0 and 1, among the {np.count_nonzero(self._training)} training and among the "
+                f"{np.count_nonzero(~self._training)} held-out customers, found one kind in either; check the column with "
+                "the outcome, or leave this bank out of the contract",
+                party=self._party,
             )
 
     def _bin(self, channel: Channel) -> None:

@@ -50,3 +50,16 @@ def test_an_experiment_that_says_a_thing_twice_is_refused(tmp_path):
     (tmp_path / "experiment.yaml").write_text("name: a\nname: b\n")
     with pytest.raises(ConfigError, match="the key name is there twice"):
         load_experiment(tmp_path / "experiment.yaml")
+
+
+def test_banks_whose_columns_differ_are_told_which_before_anything_starts(tmp_path, capsys):
+    bank = EXPERIMENT["parties"]["bank"]
+    others = {"bank-b": [{"name": "usage", "kind": "categorical"}], "bank-c": ["usage", "age"]}
+    parties = {
+        **EXPERIMENT["parties"],
+        **{name: {**bank, "columns": columns} for name, columns in others.items()},
+    }
+    (tmp_path / "banks.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "parties": parties}))
+    assert main(["run", str(tmp_path / "banks.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "usage has kind numeric at bank and categorical at bank-b" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -96,7 +96,7 @@ def test_an_unknown_network_is_refused_with_the_known_ones():
 
 
 def test_a_setting_that_the_network_does_not_have_is_refused():
-    with pytest.raises(ConfigError, match="depth"):
+    with pytest.raises(ConfigError, match=r"depth.*its settings are: hidden, layers, embedding, dropout"):
         verify_network(NetworkModel(kind="mlp", settings={"depth": 3}), "bank")
 
 

@@ -100,7 +100,9 @@ def _builder(kind: str) -> Callable[..., nn.Module]:
 
 
 def _verify_settings(builder: Callable[..., nn.Module], model: NetworkModel) -> None:
+    signature = inspect.signature(builder)
     try:
-        inspect.signature(builder).bind(Schema(1, ()), **model.settings)
+        signature.bind(Schema(1, ()), **model.settings)
     except TypeError as error:
-        raise ConfigError(f"network {model.kind}: {error}") from error
+        known = ", ".join(list(signature.parameters)[1:]) or "none"
+        raise ConfigError(f"network {model.kind}: {error}; its settings are: {known}") from error
