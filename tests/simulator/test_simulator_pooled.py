@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from simulation import Simulation, small_economy, split_banks
 
-from fedshare_clients.local.check import Customers, centralised_metrics
+from fedshare_clients.local.check import Customers, pooled_metrics
 from fedshare_clients.local.experiment import Experiment
 
 # One convex optimum, which averaged whole-batch steps reach as steps of all customers together do.
@@ -50,7 +50,7 @@ def measured(simulation: Simulation, model: dict[str, Any], personal: bool) -> t
         party: {"role": simulation.contract.party(party).role, **(platform.result or {})}
         for party, platform in simulation.platforms.items()
     }
-    pooled = centralised_metrics(tables, results, customers, experiment)
+    pooled = pooled_metrics(tables, results, customers, experiment)
     return customers.metrics(customers.column("score")), pooled
 
 

@@ -82,6 +82,38 @@ def test_importance_has_every_own_column_and_the_holders_as_one(run, document):
     assert all(part["spread"] > 0 for part in document["importance"])
 
 
+def test_the_columns_of_the_bank_and_of_the_holders_add_to_the_score_as_two_groups(run, document):
+    rows, table = held_out(run[1]), pq.read_table(run[1])
+    own = table["own_part"].to_numpy()[table["holdout"].to_numpy(zero_copy_only=False)]
+    first, second = document["groups"]
+    assert (first["name"], second["name"]) == ("own columns", "registry, tax together")
+    assert first["auc_alone"] == pytest.approx(roc_auc_score(rows["label"], own))
+    assert first["auc_lost"] == pytest.approx(
+        roc_auc_score(rows["label"], rows["score"]) - roc_auc_score(rows["label"], rows["score"] - own)
+    )
+    assert first["share"] + second["share"] == pytest.approx(1.0)
+
+
+def test_a_single_holder_is_named_in_the_groups(tmp_path):
+    tables = small_economy(600, 900)
+    simulation = Simulation({"bank": tables["bank"], "tax": tables["tax"]}, minimum_cohort=20)
+    simulation.run()
+    assert [each["name"] for each in report_of(simulation, "bank", tmp_path)["groups"]] == [
+        "own columns",
+        "tax",
+    ]
+
+
+def test_probabilities_that_are_off_are_said_to_be_so_in_words(document, tmp_path):
+    off = {**document, "calibration_findings": ["Defaults are more frequent than predicted."]}
+    in_order = {**document, "calibration_findings": []}
+    said = "The probabilities of the federated model are off."
+    assert said in write_report(off, tmp_path / "off").read_text(encoding="utf-8")
+    page = write_report(in_order, tmp_path / "in-order").read_text(encoding="utf-8")
+    assert said not in page
+    assert "Nothing is off in the probabilities" in page
+
+
 def test_the_triangle_serves_as_many_as_the_answers_say(run, document):
     rows = held_out(run[1])
     terms = PRICING.terms()

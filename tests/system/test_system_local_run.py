@@ -25,6 +25,7 @@ from fedshare.audit.policy import Policy
 from fedshare.audit.storage import FolderSource
 from fedshare.audit.tiles import read_bundle
 from fedshare_clients.auditor.verify import verify_log
+from fedshare_clients.node.cli import main
 from fedshare_clients.node.manifest import verify_result
 
 pytestmark = pytest.mark.system
@@ -127,7 +128,7 @@ def test_four_kinds_of_source_and_two_banks_train_to_the_pooled_optimum(complete
     _, report, _ = completed
     assert report["rows"]["aligned"] == CUSTOMERS
     assert report["iterations"] == ITERATIONS
-    assert abs(report["auc"]["federated"] - report["auc"]["centralised"]) <= 0.001
+    assert abs(report["auc"]["federated"] - report["auc"]["pooled"]) <= 0.001
     assert report["auc"]["federated"] > report["auc"]["bank_only"] + 0.05
     assert {name: bank["aligned"] > 200 for name, bank in report["banks"].items()} == {
         "bank": True,
@@ -157,6 +158,17 @@ def test_the_report_needs_no_network_and_links_to_pages_beside_it(completed):
     assert not re.search(r"""src=["'](?!data:)""", page)
     assert all((out / link).is_file() for link in re.findall(r"""href=["']([^"'#]+)""", page))
     assert page.count("<svg") == 4
+
+
+def test_a_holder_sees_how_important_its_own_columns_are_and_that_its_rows_have_not_moved(completed, capsys):
+    out, report, _ = completed
+    node = ["--config", str(out / "tax" / "node.yaml")]
+    assert main([*node, "report", str(report["run_id"]), "--json"]) == 0
+    (column,) = json.loads(capsys.readouterr().out)["importance"]
+    assert column["name"] == "turnover"
+    assert column["spread"] > 0.3
+    assert main([*node, "drift", str(report["run_id"]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"][0]["index"] == 0.0
 
 
 def test_the_audit_log_is_left_with_its_policy_and_verifies(completed):

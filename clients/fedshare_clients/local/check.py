@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .experiment import Experiment
 
-__all__ = ["Customers", "centralised_metrics"]
+__all__ = ["Customers", "pooled_metrics"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ class Customers:
         return {"auc": auc(*sample), "ks": ks(*sample)}
 
 
-def centralised_metrics(
+def pooled_metrics(
     tables: Mapping[str, Table],
     results: Mapping[str, Mapping[str, Any]],
     customers: Customers,

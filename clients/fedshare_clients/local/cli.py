@@ -97,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
     experiment = load_experiment(arguments.experiment)
     report = run_experiment(experiment, arguments.out, check=arguments.check, say=_say)
     auc = report["auc"]
-    pooled = f", {auc['centralised']:.4f} pooled" if "centralised" in auc else ""
+    pooled = f", {auc['pooled']:.4f} pooled" if "pooled" in auc else ""
     print(
         f"{report['experiment']}: AUC {auc['bank_only']:.4f} with the bank's own columns, {auc['federated']:.4f} "
         f"federated{pooled}; {report['iterations']} iterations, {report['seconds']['total']:.0f} s"

@@ -27,7 +27,7 @@ from fedshare_clients.node.state import NodeState
 
 from .applicants import applicants_of
 from .audit import keep_log, verify_copy
-from .check import Customers, centralised_metrics
+from .check import Customers, pooled_metrics
 from .processes import Processes
 from .report import build_report, write_report
 
@@ -81,7 +81,7 @@ def run_experiment(
         say("check: training the same model on pooled data")
         configs = {party: load_config(out / party / "node.yaml") for party in experiment.parties}
         tables = {party: load(config) for party, config in configs.items()}
-        measured["centralised"] = centralised_metrics(tables, results, customers, experiment)
+        measured["pooled"] = pooled_metrics(tables, results, customers, experiment)
     run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
     report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
     pages = {bank: _validate(out, bank, run_id, say) for bank in banks}

@@ -44,7 +44,7 @@ def build_report(
         experiment: its name.
         run: ``run_id`` and ``contract_digest``.
         results: each party's own result file by party id.
-        measured: AUC and KS of each model over the held-out customers of all banks, and of ``centralised`` also how
+        measured: AUC and KS of each model over the held-out customers of all banks, and of ``pooled`` also how
             far the scores differ.
         total_seconds: from the first process to the last result.
     """
@@ -78,8 +78,8 @@ def build_report(
     }
     if "all_banks" in first:
         report["all_banks"] = first["all_banks"]
-    if "centralised" in measured:
-        report["largest_score_difference"] = measured["centralised"]["largest_score_difference"]
+    if "pooled" in measured:
+        report["largest_score_difference"] = measured["pooled"]["largest_score_difference"]
     return report
 
 
@@ -144,7 +144,7 @@ def _loss(history: list[dict[str, float | None]], axis: str) -> str:
 
 
 def _metrics(report: Mapping[str, Any]) -> str:
-    colours = {"bank_only": GREY, "federated": BLUE, "centralised": GREEN}
+    colours = {"bank_only": GREY, "federated": BLUE, "pooled": GREEN}
     bars = [
         (f"{metric.upper()}, {model.replace('_', ' ')}", value, colours[model])
         for metric in ("auc", "ks")
@@ -163,5 +163,11 @@ def _traffic(traffic: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:
-    bars = [(phase, value, BLUE) for phase, value in seconds.items() if phase != "total"]
-    return bar_chart("Seconds by phase", bars, "seconds at the first bank's node", decimals=1)
+    phases = {phase: value for phase, value in seconds.items() if phase != "total"}
+    rest = seconds["total"] - sum(phases.values())
+    bars = [
+        *((phase, value, BLUE) for phase, value in phases.items()),
+        ("set-up, signing, reports", rest, GREY),
+    ]
+    unit = f"seconds, phases at the first bank's node; together {seconds['total']:.1f}"
+    return bar_chart("Seconds by phase", bars, unit, decimals=1)

@@ -104,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     _contract_commands(commands)
     _command(commands, "run", "take part in runs until stopped (SIGTERM or Ctrl-C)", _run)
     report = _command(
-        commands, "report", "validate a completed run's model: a page, its figures and a model card", _report
+        commands,
+        "report",
+        "validate a completed run's model: a page, its figures and a model card; at a feature holder, its columns' importance",
+        _report,
     )
     report.add_argument("run_id", type=_count, metavar="RUN", help="its number, as status shows it")
     report.add_argument(
@@ -379,9 +382,20 @@ def _run(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     # Imported by this command only: it brings numpy and pyarrow.
-    from .report import report_run  # noqa: PLC0415
+    from .report import holder_importance, report_run  # noqa: PLC0415
 
     config, state = _opened(options)
+    if config.role == "feature_holder":
+        if options.out or options.challenger:
+            raise ConfigError("a feature_holder's report is printed: leave out --out and --challenger")
+        rows = holder_importance(state, options.run_id)
+        lines = [f"{row['spread']:8.4f}  {row['name']}" for row in rows]
+        _print(
+            options,
+            {"importance": rows},
+            "\n".join(["spread of each own column over training customers, in log-odds", *lines]),
+        )
+        return 0
     document, page = report_run(config, state, options.run_id, out=options.out, challenger=options.challenger)
     auc = {name: each["auc"]["auc"] for name, each in document["models"].items()}
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in auc.items())

@@ -23,8 +23,8 @@ def report(**changes):
         "bytes": {"bank": {"sent": 1, "received": 2}, "tax": {"sent": 3, "received": 10**7}},
         "banks": {"bank": {"bank_only": metrics, "federated": metrics}},
         "privacy": {},
-        "auc": {"bank_only": 0.6, "federated": 0.7, "centralised": 0.7},
-        "ks": {"bank_only": 0.2, "federated": 0.3, "centralised": 0.3},
+        "auc": {"bank_only": 0.6, "federated": 0.7, "pooled": 0.7},
+        "ks": {"bank_only": 0.2, "federated": 0.3, "pooled": 0.3},
         "validation": {"bank": "bank/report/report.html"},
         **changes,
     }
@@ -41,6 +41,13 @@ def test_the_page_is_valid_and_has_its_four_charts(tmp_path):
     text = page(tmp_path)
     assert text.count("<svg") == 4
     assert "src=" not in text
+
+
+def test_the_seconds_of_the_chart_add_up_to_the_whole(tmp_path):
+    text = page(tmp_path)
+    assert "set-up, signing, reports" in text
+    assert ">6.9<" in text
+    assert "together 9.0" in text
 
 
 def test_a_loss_that_was_not_measured_is_left_out_of_the_chart(tmp_path):

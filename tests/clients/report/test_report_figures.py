@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from fedshare.credit.histogram import ScoreHistogram
 from fedshare.credit.points import PointScale
 from fedshare_clients.node.report.figures import (
+    Sample,
     _coarser,
     _densities,
     _reliability,
+    calibration_findings,
+    measure,
     measure_histogram,
     stability,
 )
@@ -68,3 +71,36 @@ def test_scores_that_are_all_alike_have_no_stability_index():
     assert stability(np.zeros(50), np.zeros(20)) is None
     assert stability(np.linspace(-2, 2, 500), np.linspace(-2, 2, 300))["verdict"] == "stable"
     assert stability(np.linspace(-2, 2, 500), np.linspace(1, 3, 300))["verdict"] == "shifted"
+
+
+def findings(change):
+    """What is found where ``change`` of the true log-odds of 4,000 customers is reported, seed 6."""
+    draw = np.random.default_rng(6)
+    truth = draw.normal(-1, 1, 4000)
+    labels = (draw.random(4000) < 1 / (1 + np.exp(-truth))).astype(float)
+    sample = Sample(labels, np.ones(4000), {"federated": change(truth)})
+    return " ".join(calibration_findings(measure(sample, "federated", SCALE, 30, 1)))
+
+
+def test_nothing_is_said_about_true_probabilities():
+    assert findings(lambda truth: truth) == ""
+
+
+def test_scores_that_spread_too_much_or_too_little_are_named():
+    assert "The scores are too extreme: calibration slope 0.4" in findings(lambda truth: 2 * truth)
+    assert "The scores are not extreme enough: calibration slope 1.8" in findings(lambda truth: truth / 2)
+
+
+def test_probabilities_that_are_too_low_or_too_high_are_named_with_both_rates_and_the_correction():
+    low = findings(lambda truth: truth - 0.4)
+    assert (
+        "Defaults are more frequent than predicted: 31.20% of the held-out customers instead of 24.08%" in low
+    )
+    assert "+0.4" in low
+    assert "of 9 grades the predicted default rate is outside" in low
+    assert "Defaults are less frequent than predicted" in findings(lambda truth: truth + 0.4)
+
+
+def test_a_bend_that_slope_and_intercept_do_not_show_is_seen_in_the_grades():
+    bent = findings(lambda truth: truth + 0.8 * (np.abs(truth + 1) - 0.8))
+    assert "grades the predicted default rate is outside" in bent

@@ -6,6 +6,6 @@ is asked of anybody and nothing leaves the bank.
 
 from .document import Challenger, build_document
 from .page import write_report
-from .run import report_run
+from .run import holder_importance, report_run
 
-__all__ = ["Challenger", "build_document", "report_run", "write_report"]
+__all__ = ["Challenger", "build_document", "holder_importance", "report_run", "write_report"]

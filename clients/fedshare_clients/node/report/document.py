@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from fedshare.credit.bins import ColumnBins
 from fedshare.credit.histogram import ScoreHistogram
-from fedshare.credit.importance import column_spread
 from fedshare.credit.points import PointScale
 from fedshare.credit.pricing import Ladder
 from fedshare.errors import ConfigError, DataError
 from fedshare_clients.node.manifest import verify_result
 
-from .figures import Sample, compare, measure, measure_histogram, stability
+from .figures import Sample, calibration_findings, compare, measure, measure_histogram, stability
+from .importance import group_rows, part_importance
 from .triangle import triangle, triangle_of_ladders
 
 if TYPE_CHECKING:
@@ -84,11 +84,13 @@ def build_document(
         _numbers(table, "weight")[holdout],
         {name: values[holdout] for name, values in scores.items()},
     )
+    own_part = _numbers(table, "own_part")
     scale = PointScale(**contract.points.model_dump())
     minimum = contract.minimum_cohort
     # The same report again gives the same intervals.
     seed = int(commitment[:16], 16)
     others = [name for name in scores if name != "federated"]
+    models = {name: measure(sample, name, scale, minimum, seed) for name in scores}
     document = {
         "party": result["party"],
         "contract": _contract(contract),
@@ -103,10 +105,18 @@ def build_document(
         "iterations": result["iterations"],
         "privacy": result["privacy"],
         "minimum_cohort": minimum,
-        "models": {name: measure(sample, name, scale, minimum, seed) for name in scores},
+        "models": models,
+        "calibration_findings": calibration_findings(models["federated"]),
         "comparisons": [compare(sample, "federated", name) for name in others],
         "stability": {name: stability(values[~holdout], values[holdout]) for name, values in scores.items()},
-        "importance": _importance(result, scores["federated"], _numbers(table, "own_part"), ~holdout),
+        "importance": part_importance(result, scores["federated"], own_part, ~holdout),
+        "groups": group_rows(
+            sample.labels,
+            sample.weights,
+            sample.scores["federated"],
+            own_part[holdout],
+            [holder.id for holder in contract.holders()],
+        ),
         "scorecard": _scorecard(result, scale),
         "triangle": None if pricing is None else triangle(sample, pricing, minimum, seed),
         "portfolio": _portfolio(result.get("portfolio")),
@@ -136,32 +146,6 @@ def _contract(contract: Contract) -> dict[str, Any]:
             for party in contract.parties
         ],
     }
-
-
-def _importance(
-    result: Mapping[str, Any],
-    scores: NDArray[np.float64],
-    own_part: NDArray[np.float64],
-    training: NDArray[np.bool_],
-) -> list[dict[str, Any]]:
-    """Return the spread in log-odds of each own column, or of a network of them, and of the holders, largest first."""
-    own = result["bins"]["columns"]
-    sizes = [ColumnBins.from_dict(column).size for column in own]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    weights, counts = (np.array(result[name], dtype=np.float64) for name in ("weights", "counts"))
-    spreads = column_spread(weights, counts, offsets) if own else np.empty(0)
-    parts = [
-        {"name": column["name"], "holder": "own", "spread": float(spread)}
-        for column, spread in zip(own, spreads, strict=True)
-    ]
-    if "network" in result:
-        parts.append(
-            {"name": "own columns, network", "holder": "own", "spread": float(own_part[training].std())}
-        )
-    if result["coverage"]:
-        holders = float((scores - own_part)[training].std())
-        parts.append({"name": "all holders together", "holder": "holders", "spread": holders})
-    return sorted(parts, key=lambda part: -float(part["spread"]))
 
 
 def _scorecard(result: Mapping[str, Any], scale: PointScale) -> dict[str, Any]:
@@ -229,11 +213,15 @@ def _limits(
         limits.append(
             f"With {defaults} defaults among the held-out customers the intervals are wide; read them, not the estimates."
         )
-    slope = document["models"]["federated"]["calibration"]
-    if slope is not None and abs(slope["slope"] - 1) > 2 * slope["slope_error"]:
+    findings = document["calibration_findings"]
+    if findings:
         limits.append(
-            f"The federated scores are {'too extreme' if slope['slope'] < 1 else 'not extreme enough'}: calibration slope "
-            f"{slope['slope']:.2f}. Recalibrate before using them as probabilities."
+            f"Recalibrate the federated scores before using them as probabilities. {' '.join(findings)}"
+        )
+    if findings and len(contract.banks()) > 1 and not contract.between_banks.personal_intercepts:
+        limits.append(
+            "The banks share one intercept, which is wrong for a bank whose default rate differs from the others'; "
+            "between_banks.personal_intercepts of a contract gives each its own."
         )
     lost = document["customers"]["customers"] - document["customers"]["aligned"]
     if lost:

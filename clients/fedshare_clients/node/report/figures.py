@@ -11,6 +11,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import binom
 
 from fedshare.credit.bootstrap import bootstrap_interval
 from fedshare.credit.calibration import brier_parts, recalibrate
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
 
     from fedshare.credit.points import PointScale
 
-__all__ = ["CONFIDENCE", "LIFT_SHARES", "Sample", "compare", "measure", "measure_histogram", "stability"]
+__all__ = [
+    "CONFIDENCE",
+    "LIFT_SHARES",
+    "Sample",
+    "calibration_findings",
+    "compare",
+    "measure",
+    "measure_histogram",
+    "stability",
+]
 
 CONFIDENCE = 0.95
 """Of every interval in a report."""
@@ -35,6 +45,8 @@ CONFIDENCE = 0.95
 LIFT_SHARES = (0.05, 0.1, 0.2)
 """The riskiest customers whose default rate is set against that of all."""
 
+# How many standard errors a figure may be off by sampling.
+_ERRORS = 2
 _GRADES = 10
 _BARS = 30
 
@@ -115,6 +127,34 @@ def stability(training: NDArray[np.float64], holdout: NDArray[np.float64]) -> di
     return None if size < 2 else asdict(stability_index(before, after, confidence=CONFIDENCE))
 
 
+def calibration_findings(figures: Mapping[str, Any]) -> list[str]:
+    """Return in words what is wrong with the probabilities of a model, beyond what sampling makes likely.
+
+    Args:
+        figures: of the model, as ``measure`` gave them.
+    """
+    found, fit, rates = [], figures["calibration"], figures["rates"]
+    if fit is not None and abs(fit["slope"] - 1) > _ERRORS * fit["slope_error"]:
+        extreme = "too" if fit["slope"] < 1 else "not"
+        enough = "" if fit["slope"] < 1 else " enough"
+        found.append(
+            f"The scores are {extreme} extreme{enough}: calibration slope {fit['slope']:.2f} instead of 1."
+        )
+    if fit is not None and abs(fit["intercept"]) > _ERRORS * fit["intercept_error"]:
+        more = "more" if fit["intercept"] > 0 else "less"
+        found.append(
+            f"Defaults are {more} frequent than predicted: {rates['observed']:.2%} of the held-out customers instead of "
+            f"{rates['predicted']:.2%}; {fit['intercept']:+.2f} on the log-odds would correct the mean."
+        )
+    grades = figures["grades"]
+    outside = sum(not grade["as_predicted"] for grade in grades)
+    if binom.sf(outside - 1, len(grades), 1 - CONFIDENCE) < 1 - CONFIDENCE:
+        found.append(
+            f"In {outside} of {len(grades)} grades the predicted default rate is outside the interval of the observed one."
+        )
+    return found
+
+
 def _calibration(
     labels: NDArray[np.float64], scores: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> dict[str, float] | None:
@@ -134,6 +174,10 @@ def _histogram_figures(histogram: ScoreHistogram, scale: PointScale, minimum: in
     customers = np.append(0.0, np.cumsum(histogram.weight[::-1])) / histogram.weight.sum()
     return {
         "brier": asdict(brier_parts(grades)),
+        "rates": {
+            "predicted": float(histogram.pd.sum() / histogram.weight.sum()),
+            "observed": histogram.default_rate,
+        },
         "roc": _pairs(good_first, bad_first),
         "gain": _pairs(customers, bad_first),
         "grades": _reliability(grades),
@@ -157,7 +201,7 @@ def _coarser(histogram: ScoreHistogram, minimum: int) -> ScoreHistogram:
     return ScoreHistogram(upper=histogram.upper[ends], **sums)
 
 
-def _reliability(grades: ScoreHistogram) -> list[dict[str, float]]:
+def _reliability(grades: ScoreHistogram) -> list[dict[str, Any]]:
     """Return predicted and observed default rate of each grade, with Wilson's interval (Wilson 1927)."""
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     rows = []
@@ -166,13 +210,15 @@ def _reliability(grades: ScoreHistogram) -> list[dict[str, float]]:
         middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
         reach = z / (1 + z * z / count) * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
         predicted = float(grades.pd[at] / grades.weight[at])
+        low, high = max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
         rows.append(
             {
                 "customers": count,
                 "predicted": predicted,
                 "observed": rate,
-                "low": max(0.0, float(middle - reach)),
-                "high": min(1.0, float(middle + reach)),
+                "low": low,
+                "high": high,
+                "as_predicted": low <= predicted <= high,
             }
         )
     return rows

@@ -112,8 +112,10 @@ def _reliability(grades: list[Mapping[str, float]]) -> str:
 def _distribution(densities: Mapping[str, list[float]]) -> str:
     edges = densities["edges"]
     tallest = max(*densities["good"], *densities["bad"])
-    chart = Chart("points", "density", (edges[0], edges[-1]), (0, tallest * 1.12))
-    for name, colour, label in (("good", GREEN, "repaid"), ("bad", RED, "defaulted")):
+    # Room above the tallest bar, so that the legend covers none.
+    chart = Chart("points", "share per point", (edges[0], edges[-1]), (0, tallest * 1.3), percent="y")
+    outcomes = (("good", GREEN, "of those that repaid"), ("bad", RED, "of those that defaulted"))
+    for name, colour, label in outcomes:
         steps = [
             point
             for low, high, value in zip(edges, edges[1:], densities[name], strict=False)

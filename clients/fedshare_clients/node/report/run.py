@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedshare.errors import ConfigError
+from fedshare_clients.node.manifest import verify_result
 
 from .document import Challenger, build_document
+from .importance import own_importance
 from .lineage import own_statements
 from .page import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fedshare.contract.model import Contract
     from fedshare_clients.node.config import NodeConfig
     from fedshare_clients.node.state import NodeState
 
-__all__ = ["report_run"]
+__all__ = ["holder_importance", "report_run"]
 
 
 def report_run(
@@ -44,12 +47,7 @@ def report_run(
     """
     if config.role != "label_holder":
         raise ConfigError("a report is about customers and their outcome: only a label_holder can make one")
-    result = state.read_run_json(run_id, "result.json")
-    contract = state.approved_contract(str(result.get("contract_digest", ""))) if result else None
-    if result is None or contract is None:
-        raise ConfigError(f"run {run_id} left no result here; 'fedshare-node status' lists the runs")
-    if "weights" not in result:
-        raise ConfigError(f"run {run_id} served a model and trained none; name the run that trained it")
+    result, contract = _trained(state, run_id)
     folder = state.run_folder(run_id)
     document = build_document(
         result,
@@ -60,3 +58,26 @@ def report_run(
         statements=own_statements(state.private_log_folder, run_id),
     )
     return document, write_report(document, out or folder / "report")
+
+
+def holder_importance(state: NodeState, run_id: int) -> list[dict[str, Any]]:
+    """Return the spread of each column of this feature holder's part of a model, in log-odds, largest first.
+
+    Raises:
+        ConfigError: the run left no model here.
+        ProtocolError: the kept file was altered.
+    """
+    result, _ = _trained(state, run_id)
+    verify_result(result)
+    return own_importance(result)
+
+
+def _trained(state: NodeState, run_id: int) -> tuple[dict[str, Any], Contract]:
+    """Return what this party kept of a training run, and its contract."""
+    result = state.read_run_json(run_id, "result.json")
+    contract = state.approved_contract(str(result.get("contract_digest", ""))) if result else None
+    if result is None or contract is None:
+        raise ConfigError(f"run {run_id} left no result here; 'fedshare-node status' lists the runs")
+    if "weights" not in result:
+        raise ConfigError(f"run {run_id} served a model and trained none; name the run that trained it")
+    return result, contract
