@@ -12,7 +12,7 @@ from fedshare.errors import UnavailableError
 from fedshare_clients.auditor.verify import verify_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from .processes import Processes
@@ -25,16 +25,17 @@ _PUBLISHED_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 
 
-def keep_log(processes: Processes, config: Path, contract: str, out: Path) -> None:
+def keep_log(processes: Processes, config: Path, contract: str, out: Path, spared: Collection[str]) -> None:
     """Copy the log into ``out/log`` once the witnesses have seen the end of the run, and a party's policy beside it.
 
-    The nodes must be running: they are the witnesses.
+    The nodes must be running, but for those in ``spared``: they are the witnesses.
 
     Args:
         processes: of the federation.
         config: of the party whose policy is taken; it is the party's word, not the coordinator's.
         contract: its name.
         out: of the federation.
+        spared: parties that the run goes on without.
 
     Raises:
         UnavailableError: the end of the run does not come into the log.
@@ -47,7 +48,7 @@ def keep_log(processes: Processes, config: Path, contract: str, out: Path) -> No
     while verify_log(FolderSource(log), parsed).findings:
         if time.monotonic() > deadline:
             break  # the copy is evidence, too: what is wrong with it comes out in the check
-        processes.verify_alive()
+        processes.verify_alive(spared)
         time.sleep(_POLL_SECONDS)
     if not (log / "checkpoint").exists():
         raise UnavailableError(

@@ -108,7 +108,7 @@ def run_comparison(
             failures[name] = error
             say(f"candidate {name} failed: {error}")
             continue
-        samples[name] = _held_out(experiment, folder, reports[name]["run_id"])
+        samples[name] = _held_out(reports[name], folder)
     if not reports:
         raise next(iter(failures.values()))
     document = _document(comparison, reports, samples, failures)
@@ -137,14 +137,12 @@ def _merged(base: Any, changes: Any) -> Any:  # noqa: ANN401 - YAML
     return {name: value for name, value in merged.items() if not (name in changes and value is None)}
 
 
-def _held_out(experiment: Experiment, folder: Path, run_id: int) -> dict[str, tuple[float, float, float]]:
-    """Return label, weight and score of each held-out customer of all banks, by bank and identifier."""
+def _held_out(report: Mapping[str, Any], folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Return label, weight and score of each held-out customer of the report's banks, by bank and identifier."""
     rows: dict[str, tuple[float, float, float]] = {}
-    for bank, party in experiment.parties.items():
-        if party.role != "label_holder":
-            continue
+    for bank in report["banks"]:
         table = pq.read_table(
-            folder / bank / "state" / "runs" / str(run_id) / "customers.parquet"
+            folder / bank / "state" / "runs" / str(report["run_id"]) / "customers.parquet"
         ).to_pydict()
         kept = zip(
             table["identifier"],

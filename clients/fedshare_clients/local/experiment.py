@@ -136,6 +136,12 @@ class Experiment(_Strict):
         verify_banks(banks, self.between_banks)
         return self
 
+    def spared(self) -> tuple[str, ...]:
+        """Return the banks without which a run goes on: all but the first, if the contract says so."""
+        if self.between_banks.lost_bank == "end":
+            return ()
+        return tuple(name for name, party in self.parties.items() if party.role == "label_holder")[1:]
+
     def contract_draft(self) -> dict[str, Any]:
         """Return the contract as its author would write it, without keys, which enrolment supplies."""
         parties = [

@@ -65,13 +65,14 @@ def run_experiment(
     with Processes(out / "logs", {"FEDSHARE_STATE": str(out / "coordinator")}) as processes:
         run_id = local.run(processes)
         party = next(iter(experiment.parties))
-        keep_log(processes, out / party / "node.yaml", experiment.name, out)
+        keep_log(processes, out / party / "node.yaml", experiment.name, out, experiment.spared())
     verify_copy(processes, out, say)
-    results = {
-        party: _read_json(out / party / "state" / "runs" / str(run_id) / "result.json")
-        for party in experiment.parties
+    files = {
+        party: out / party / "state" / "runs" / str(run_id) / "result.json" for party in experiment.parties
     }
-    banks = [name for name, party in experiment.parties.items() if party.role == "label_holder"]
+    lost = [party for party in experiment.spared() if not files[party].exists()]
+    results = {party: _read_json(file) for party, file in files.items() if party not in lost}
+    banks = [name for name in results if experiment.parties[name].role == "label_holder"]
     customers = Customers.read(
         {bank: out / bank / "state" / "runs" / str(run_id) / "customers.parquet" for bank in banks}
     )
@@ -79,13 +80,15 @@ def run_experiment(
     measured = {name: customers.metrics(scores) for name, scores in models.items()}
     if check:
         say("check: training the same model on pooled data")
-        configs = {party: load_config(out / party / "node.yaml") for party in experiment.parties}
+        configs = {party: load_config(out / party / "node.yaml") for party in results}
         tables = {party: load(config) for party, config in configs.items()}
         measured["pooled"] = pooled_metrics(tables, results, customers, experiment)
     run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
     report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
     pages = {bank: _validate(out, bank, run_id, say) for bank in banks}
     report["validation"] = {bank: page for bank, page in pages.items() if page}
+    if lost:
+        report["lost_banks"] = lost
     write_report(report, out)
     return report
 
@@ -207,6 +210,7 @@ class _LocalFederation:
         training = processes.start("train", ["fedshare-server", "train", self._experiment.name, "--follow"])
         log = self._out / "logs" / "train.log"
         shown, killed, deadline = 0, "", 0.0
+        spared = set(self._experiment.spared())
         while True:
             code = training.poll()
             lines = log.read_text(encoding="utf-8").splitlines()
@@ -215,8 +219,12 @@ class _LocalFederation:
             shown = len(lines)
             if code is not None:
                 break
+            for bank in sorted(spared):
+                if processes.has_ended(bank):
+                    self._say(f"{bank}: its node has ended; the contract lets the others go on without it")
+                    spared.remove(bank)
             if not killed:
-                killed = processes.verify_alive()
+                killed = processes.verify_alive(self._experiment.spared())
                 deadline = time.monotonic() + _AFTER_DEATH_SECONDS
             elif time.monotonic() > deadline:
                 break

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from fedshare.errors import FedshareError, RunFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -76,13 +76,19 @@ class Processes:
         self._running[name] = process
         return process
 
-    def verify_alive(self) -> str:
-        """Return which process was killed by a signal, empty if all run.
+    def has_ended(self, name: str) -> bool:
+        """Whether a process that was started has ended, in whatever way."""
+        return self._running[name].poll() is not None
+
+    def verify_alive(self, but: Collection[str] = ()) -> str:
+        """Return which process was killed by a signal, empty if all run; those in ``but`` may end as they like.
 
         Raises:
             RunFailedError: one of them ended by itself; with the last line of its log.
         """
         for name, process in self._running.items():
+            if name in but:
+                continue
             code = process.poll()
             if code is not None and code < 0:
                 return f"{name}: its process was killed by {signal.Signals(-code).name}"
