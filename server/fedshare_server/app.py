@@ -73,6 +73,9 @@ class RunStore(Protocol):
     def expendable_parties(self, run_id: int) -> frozenset[str]:
         """Return those of them without which the run goes on."""
 
+    def lost_parties(self, run_id: int) -> frozenset[str]:
+        """Return those that the Exchange goes on without."""
+
     def set_phase(self, run_id: int, phase: str) -> None:
         """Store the phase."""
 
@@ -181,6 +184,7 @@ class _Driver:
         self._party_by_message: dict[str, str] = {}
         self._looked_at = 0.0
         self._is_held = False
+        self._lost: set[str] = set()
 
     def connect(self, sleep: Callable[[float], None]) -> None:
         """Wait until every party's node is connected."""
@@ -246,6 +250,10 @@ class _Driver:
             self._is_held = True
             self._store.keep_serving(self._run_id)
             self._store.add_event(HELD, "every party serves", self._run_id)
+        # Prevent waiting for a node that was restarted, and is present again, but has lost its part of the run.
+        for party in sorted(self._store.lost_parties(self._run_id) - self._lost):
+            self._lost.add(party)
+            self.rounds.lose(party, _LOST)
         if self.rounds.phase == phase and self._clock() >= self._looked_at + _LOOK_SECONDS:
             present = self._look()
             for party in sorted(self.rounds.waiting - present.keys()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError, RunFailedError, UnavailableError
 from fedshare_server.commands import open_state, print_table
-from fedshare_server.phases import AWAITED
+from fedshare_server.phases import AWAITED, LOST
 from fedshare_server.standing import contract_status
 
 if TYPE_CHECKING:
@@ -193,6 +193,8 @@ def follow(
             seen_event = event.number
             if event.kind == AWAITED:
                 print(f"the coordinator {event.text}", flush=True)
+            if event.kind == LOST:
+                print(f"{event.party} {event.text}", flush=True)
         for progress in store.progress(run_id, after=seen):
             seen = progress.number
             print(_line(progress), flush=True)

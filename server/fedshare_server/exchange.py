@@ -137,6 +137,7 @@ class Exchange:
         grace_seconds: for how long a party may be gone.
         expendable: the parties of a run that it goes on without.
         on_abort: told once per run that it has ended early, and why.
+        on_loss: told of each party that a run goes on without, before anybody else is.
         tap: shown every envelope that is accepted.
     """
 
@@ -149,6 +150,7 @@ class Exchange:
         grace_seconds: float = 30.0,
         expendable: Callable[[int], frozenset[str]] = lambda _run_id: frozenset(),
         on_abort: Callable[[int, str], None] = lambda _run_id, _reason: None,
+        on_loss: Callable[[int, str], None] = lambda _run_id, _party: None,
         tap: Callable[[Envelope], None] = lambda _envelope: None,
     ) -> None:
         self._parties_of_run = parties_of_run
@@ -157,6 +159,7 @@ class Exchange:
         self._grace_seconds = grace_seconds
         self._expendable = expendable
         self._on_abort = on_abort
+        self._on_loss = on_loss
         self.tap = tap
         self._lock = threading.Lock()
         self._runs: dict[int, _Run] = {}
@@ -222,6 +225,8 @@ class Exchange:
                     f"{self._grace_seconds:g} seconds",
                 )
             else:
+                for party in lost:
+                    self._on_loss(run.run_id, party)
                 run.go_on_without(lost)
 
     def is_gone(self, run_id: int, party: str) -> bool:

@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["AWAITED", "PHASES", "SERVING_PHASES", "Cause", "Reply", "Request", "Rounds"]
+__all__ = ["AWAITED", "LOST", "PHASES", "SERVING_PHASES", "Cause", "Reply", "Request", "Rounds"]
 
 PHASES: Final = ("hello", "align", "prepare", "train", "evaluate", "close")
 SERVING_PHASES: Final = ("hello", "publish", "serve", "close")
 # The kind of the event that says for whose nodes a run waits.
 AWAITED: Final = "awaited"
+# The kind of the event that says whom a run goes on without.
+LOST: Final = "lost"
 # Phases in which a party may be lost without the run, if the contract says so, and what such a party then says itself.
 _SURVIVABLE: Final = frozenset({"train", "evaluate"})
 _CUT_OFF: Final = frozenset({"RunFailedError", "UnavailableError"})

@@ -44,6 +44,9 @@ class Runs(Protocol):
     def abort(self, run_id: int, reason: str, party: str = "", code: str = "aborted") -> None:
         """End a run for every party."""
 
+    def lose(self, run_id: int, party: str) -> None:
+        """Store that a run goes on without a party."""
+
     def add_progress(self, progress: ProgressRecord) -> None:
         """Store a party's report."""
 
@@ -73,6 +76,7 @@ class ExchangeService(ExchangeServiceServicer):
             grace_seconds=grace_seconds,
             expendable=expendable,
             on_abort=runs.abort,
+            on_loss=runs.lose,
             tap=tap,
         )
         self._stopping = threading.Event()

@@ -286,7 +286,9 @@ def test_training_goes_on_without_a_lost_bank_and_ends_with_one_network(settings
     history = result(simulation, "bank-a")["history"]
     assert len(history) == NETWORK["rounds"] + 1
     assert history[-1]["loss"] < history[0]["loss"] - 0.02
-    assert result(simulation, "bank-a")["all_banks"]["banks"] == 3
+    over_all = result(simulation, "bank-a")["all_banks"]
+    assert over_all["banks"] == 3
+    assert "bank_only" not in over_all  # beside another run it would show what the lost bank had
 
 
 @pytest.mark.parametrize(
@@ -301,6 +303,43 @@ def test_a_bank_that_cannot_be_spared_ends_the_run(bank, step, settings):
     simulation, rounds = losing(bank, step, **settings)
     assert rounds.cause is not None
     assert simulation.results() == []
+
+
+@pytest.fixture(scope="module")
+def vectors_of_evaluation() -> list[str]:
+    """Return the steps in which a bank sends its vectors in `evaluate`: two for each of two models."""
+    simulation = completed(horizontal(banks_only(shares=FOUR), **RECOVER))
+    return [
+        envelope.step
+        for envelope in simulation.exchange.crossed
+        if (envelope.sender, envelope.phase) == ("bank-d", "evaluate")
+        and envelope.step.startswith("MaskedVector")
+    ]
+
+
+@pytest.mark.parametrize("settings", [REPEAT, RECOVER])
+@pytest.mark.parametrize(
+    ("at", "measured"), [(0, {"federated"}), (1, set()), (2, {"federated"}), (3, {"federated"})]
+)
+def test_outcomes_by_score_are_those_of_the_banks_that_formed_the_groups(
+    vectors_of_evaluation, settings, at, measured
+):
+    assert len(vectors_of_evaluation) == 4
+    simulation, rounds = losing("bank-d", vectors_of_evaluation[at], **settings)
+    assert rounds.cause is None
+    for bank in ("bank-a", "bank-b", "bank-c"):
+        assert result(simulation, bank).get("all_banks", {}).keys() & {"federated", "bank_only"} == measured
+
+
+@pytest.mark.parametrize("settings", [REPEAT, RECOVER])
+def test_a_bank_that_is_lost_before_training_ends_the_run_and_no_counts_of_the_rest_are_opened(settings):
+    simulation, rounds = losing("bank-d", "MaskedVector/0", **settings)
+    assert rounds.cause is not None
+    assert rounds.phase == "close"
+    assert simulation.results() == []
+    opened = {envelope.step for envelope in simulation.exchange.crossed}
+    assert "SumShares/0" not in opened
+    assert "MaskedVector/1" not in opened
 
 
 def test_a_private_network_goes_on_without_one_bank_and_its_noise_is_made_for_that(monkeypatch):

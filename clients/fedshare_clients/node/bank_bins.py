@@ -13,7 +13,7 @@ import numpy as np
 
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.pooled_bins import fit_pooled_design
-from fedshare.errors import DataError, ProtocolError
+from fedshare.errors import DataError, ProtocolError, RunFailedError
 from fedshare.wire.v1 import payload_pb2 as payload
 
 if TYPE_CHECKING:
@@ -37,12 +37,17 @@ def fit_shared_bins(
         DataError: the own rows cannot be used, a column says nothing over all banks, or of no column do two bins hold
             enough of the other banks' customers.
         ProtocolError: the leading bank's bins are not merged from those that all banks fitted.
+        RunFailedError: a bank was lost.
     """
-    party = channel.session.party
+    party, everyone = channel.session.party, sums.banks
     columns, minimum = contract.party(party).columns, contract.minimum_cohort
 
     def total(step: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sums.total(channel, step, counts, 0)
+        # Counts of the rest, beside those of all banks in a later run, would be the lost bank's own.
+        found = sums.total_over(everyone, channel, step, counts, 0)
+        if found is None:
+            raise RunFailedError(f"{step}: a bank was lost before training began; start a new run")
+        return found
 
     fitted = fit_pooled_design(table, columns, minimum, total, party=party)
     codes = fitted.take(training).codes.ravel()

@@ -38,7 +38,11 @@ __all__ = ["BankSums"]
 
 
 class BankSums:
-    """One bank's part in all sums of one run. Every bank asks for the same sums in the same order."""
+    """One bank's part in all sums of one run. Every bank asks for the same sums in the same order.
+
+    Attributes:
+        banks: those that are left, in the contract's order; the same at every bank between two sums.
+    """
 
     def __init__(
         self,
@@ -58,8 +62,8 @@ class BankSums:
             lost_bank: what the contract says of the loss of a bank other than the first.
             fewest: how many banks must be left.
         """
+        self.banks = tuple(banks)
         self._party = party
-        self._banks = tuple(banks)
         self._randomness = randomness
         self._lost_bank = lost_bank
         self._fewest = fewest
@@ -68,7 +72,7 @@ class BankSums:
     @property
     def leader(self) -> str:
         """The bank that adds up."""
-        return self._banks[0]
+        return self.banks[0]
 
     @property
     def leads(self) -> bool:
@@ -78,7 +82,7 @@ class BankSums:
     @property
     def others(self) -> tuple[str, ...]:
         """The other banks that are left."""
-        return tuple(bank for bank in self._banks if bank != self._party)
+        return tuple(bank for bank in self.banks if bank != self._party)
 
     def total(
         self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
@@ -101,18 +105,22 @@ class BankSums:
         """
         fewest = self._fewest
         if self._recovers():
-            fewest = max(fewest, threshold(len(self._banks)))
+            fewest = max(fewest, threshold(len(self.banks)))
         while True:
-            index, words = self._encoded(step, values, bits)
-            if not self.others:
-                return values.copy()
-            total, self._banks = (
-                RecoverableSum(channel, self._banks, step, index, self._randomness).total(words, fewest)
-                if self._recovers()
-                else self._plain(channel, step, words, index, fewest)
-            )
+            total = self._attempt(channel, step, values, bits, fewest)
             if total is not None:
-                return decode(total, bits=bits)
+                return total
+
+    def total_over(
+        self, banks: tuple[str, ...], channel: Channel, step: str, values: NDArray[np.float64], bits: int
+    ) -> NDArray[np.float64] | None:
+        """Return the sum over all of ``banks``, ``None`` at every bank if one of them has been lost: no other sum is opened.
+
+        For sums that, beside another one over these banks, would show what a lost bank had. The rest as ``total``.
+        """
+        if self.banks != banks:
+            return None
+        return self._attempt(channel, step, values, bits, self._fewest, whole=True)
 
     def total_at_leader(
         self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
@@ -128,19 +136,42 @@ class BankSums:
             raise PartyLostError(lost[0])
         return decode(_added_up([own, *vectors], step), bits=bits)
 
+    def _attempt(
+        self,
+        channel: Channel,
+        step: str,
+        values: NDArray[np.float64],
+        bits: int,
+        fewest: int,
+        *,
+        whole: bool = False,
+    ) -> NDArray[np.float64] | None:
+        """Return the sum over the banks, ``None`` if some were lost in it without which it was not made."""
+        index, words = self._encoded(step, values, bits)
+        if not self.others:
+            return values.copy()
+        total, self.banks = (
+            RecoverableSum(channel, self.banks, step, index, self._randomness).total(
+                words, fewest, whole=whole
+            )
+            if self._recovers()
+            else self._plain(channel, step, words, index, fewest)
+        )
+        return None if total is None else decode(total, bits=bits)
+
     def _recovers(self) -> bool:
         """Whether the next sum survives a loss: three banks that are left go on as long as all of them do."""
-        return self._lost_bank == "recover" and len(self._banks) >= FEWEST_TO_RECOVER
+        return self._lost_bank == "recover" and len(self.banks) >= FEWEST_TO_RECOVER
 
     def _encoded(self, step: str, values: NDArray[np.float64], bits: int) -> tuple[int, NDArray[np.int64]]:
         """Return the number of a new attempt at a sum, and this bank's vector in fixed point."""
         index = self._count
         self._count += 1
-        return index, encode(values, bits=bits, parties=len(self._banks), what=f"{self._party}, {step}")
+        return index, encode(values, bits=bits, parties=len(self.banks), what=f"{self._party}, {step}")
 
     def _masked(self, channel: Channel, step: str, words: NDArray[np.int64], index: int) -> NDArray[np.int64]:
         # The step: banks that are made to be at different sums must not have masks that cancel.
-        return masked(words, channel.session, self._banks, f"bank sum/{index}/{step}")
+        return masked(words, channel.session, self.banks, f"bank sum/{index}/{step}")
 
     def _plain(
         self, channel: Channel, step: str, words: NDArray[np.int64], index: int, fewest: int
@@ -170,18 +201,18 @@ class BankSums:
         channel.send(self.leader, payload.MaskedVector(words=pack_words(own)), index)
         message = channel.receive(self.leader, payload.BankTotal, index)
         if message.lost:
-            verify_losses(channel, step, self._banks, self.leader, message.lost)
+            verify_losses(channel, step, self.banks, self.leader, message.lost)
             return None, self._rest(step, message.lost, fewest)
         words = unpack_words(message.words, len(own), f"{step}: the total of {self.leader}")
         verify_range(words, step)
-        return words, self._banks
+        return words, self.banks
 
     def _rest(self, step: str, lost: Sequence[str], fewest: int) -> tuple[str, ...]:
         if not lost:
-            return self._banks
+            return self.banks
         if self._lost_bank == "end":
             raise PartyLostError(lost[0])
-        return rest(step, self._banks, lost, fewest)
+        return rest(step, self.banks, lost, fewest)
 
     def _gather(
         self, channel: Channel, step: str, count: int, index: int

@@ -247,35 +247,47 @@ class LabelHolder:
             )
         if not self._sums.others or self._contract.privacy.labels or self._contract.privacy.network:
             return
-        holdout = ~self._training
-        labels, weights = self._aligned.label[holdout], self._aligned.weight[holdout]
-        measured = {}
-        for name, model in (("federated", self._model), ("bank_only", self._own_model)):
-            scores = model.scores()[holdout]
-            own = cell_counts(scores)
-            votes = self._sums.total(
-                channel,
-                f"banks with enough customers per range of scores, {name}",
-                range_votes(own, self._contract.minimum_cohort).astype(np.float64),
-                0,
-            )
-            groups = voted_groups(np.rint(votes).astype(np.int64))
-            part = np.vstack([np.bincount(groups, own), cell_sums(labels, scores, weights, groups)])
-            total = self._sums.total(
-                channel, f"customers and outcomes per score, {name}", part.ravel(), WEIGHT_BITS
-            )
-            customers, *sums = total.reshape(part.shape)
-            histogram = ScoreHistogram.from_sums(groups, np.rint(customers).astype(np.int64), np.stack(sums))
-            measured[name] = {
-                "auc": asdict(histogram.auc()),
-                "ks": asdict(histogram.ks()),
-                "histogram": histogram.to_json(),
+        federated = self._over_banks(channel, "federated", self._model)
+        # A bank's own model is the same in every run: its sums without a lost bank, beside those of a run with it, would be
+        # that bank's own.
+        alone = self._over_banks(channel, "bank_only", self._own_model, whole=True)
+        if federated is not None:
+            self._everyone = {
+                "banks": len(self._sums.banks),
+                "holdout": int(federated.customers.sum()),
+                "federated": _measured(federated),
+                **({} if alone is None else {"bank_only": _measured(alone)}),
             }
-        self._everyone = {
-            "banks": 1 + len(self._sums.others),
-            "holdout": int(histogram.customers.sum()),
-            **measured,
-        }
+
+    def _over_banks(
+        self, channel: Channel, name: str, model: Customers, *, whole: bool = False
+    ) -> ScoreHistogram | None:
+        """Return the outcomes of all banks' held-out customers by score, ``None`` if a bank was lost too late.
+
+        ``whole`` says whether any lost bank is too many.
+        """
+        holdout = ~self._training
+        scores, labels = model.scores()[holdout], self._aligned.label[holdout]
+        own, sums = cell_counts(scores), self._sums
+        ranges = range_votes(own, self._contract.minimum_cohort).astype(np.float64)
+        step = f"banks with enough customers per range of scores, {name}"
+        votes = (
+            sums.total_over(tuple(self._banks), channel, step, ranges, 0)
+            if whole
+            else sums.total(channel, step, ranges, 0)
+        )
+        if votes is None:
+            return None
+        groups = voted_groups(np.rint(votes).astype(np.int64))
+        outcomes = cell_sums(labels, scores, self._aligned.weight[holdout], groups)
+        part = np.vstack([np.bincount(groups, own), outcomes])
+        # The groups are made for the banks that voted.
+        step = f"customers and outcomes per score, {name}"
+        total = sums.total_over(sums.banks, channel, step, part.ravel(), WEIGHT_BITS)
+        if total is None:
+            return None
+        customers, *summed = total.reshape(part.shape)
+        return ScoreHistogram.from_sums(groups, np.rint(customers).astype(np.int64), np.stack(summed))
 
     def result(self) -> dict[str, Any]:
         """Return what the bank learned: counts, metrics on the held-out customers and its own sub-model."""
@@ -504,6 +516,14 @@ class LabelHolder:
 
 
 TAG_BYTES = 16
+
+
+def _measured(histogram: ScoreHistogram) -> dict[str, Any]:
+    return {
+        "auc": asdict(histogram.auc()),
+        "ks": asdict(histogram.ks()),
+        "histogram": histogram.to_json(),
+    }
 
 
 def _positions(tags: bytes, own_tags: bytes) -> NDArray[np.int64]:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedshare.audit.statements import MAX_TOTALS, Envelopes, ModelManifest, PrivacySpent, Refusal
 from fedshare.contract.enforcement import verify_ready, verify_runs, verify_valid
-from fedshare.errors import ConfigError, DataError, FedshareError, ProtocolError, RefusedError, StorageError
+from fedshare.errors import (
+    ConfigError,
+    DataError,
+    FedshareError,
+    ProtocolError,
+    RefusedError,
+    RunFailedError,
+    StorageError,
+)
 from fedshare.identity.session import PendingSession
 
 from .channel import Channel
@@ -217,7 +225,7 @@ class NodeService:
             return {"hello": self._hello(run_id, str(content["contract_digest"]), content.get("model_run"))}
         run = self._runs.get(run_id)
         if run is None:
-            raise ProtocolError(
+            raise RunFailedError(
                 f"run {run_id} is not known here: this node was restarted or never said hello; start a new run"
             )
         # Prevent two requests at once from using the one-time secrets of a run in two threads.

@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from fedshare.audit.statements import PhaseClosed, PhaseOpened, RunClosed, RunOpened
 from fedshare.contract.model import parse_contract
 from fedshare.errors import ConfigError, RefusedError
+from fedshare_server.phases import LOST
 from fedshare_server.storage.log import (
     LogStore,
     close_subject,
@@ -116,6 +117,18 @@ class RunStore(LogStore):
         with self.transaction() as session:
             self._end(session, run_id, "aborted", reason)
             self._log(session, run_id, party, code, reason)
+
+    def lose(self, run_id: int, party: str) -> None:
+        """Store that a run goes on without a party, whose connection to the Exchange has ended."""
+        text = "was lost: its connection ended and did not come back; the run goes on without it"
+        with self.transaction() as session:
+            self._log(session, run_id, party, LOST, text)
+
+    def lost_parties(self, run_id: int) -> frozenset[str]:
+        """Return the parties that a run goes on without, as far as the Exchange knows."""
+        query = select(Event.party).where(Event.run_id == run_id, Event.kind == LOST)
+        with self.transaction() as session:
+            return frozenset(session.scalars(query))
 
     def run_aborted(self, run_id: int) -> str | None:
         """Return why a run ended before its time, or ``None`` if it runs or has completed."""

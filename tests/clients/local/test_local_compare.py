@@ -97,6 +97,7 @@ def harness(monkeypatch, scores):
         pq.write_table(pa.table(columns), kept / "customers.parquet")
         return {
             "run_id": 1,
+            "banks": {"bank": {}},
             "bins": {"tax": 4},
             "iterations": 3,
             "seconds": {"total": 2.0},

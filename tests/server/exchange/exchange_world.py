@@ -81,6 +81,7 @@ class Runs:
     def __init__(self):
         self.status, self.reason, self.progress = "running", "", []
         self.digests = {}
+        self.lost = []
 
     def find_party(self, party):
         digest = self.digests.get(party)
@@ -94,6 +95,9 @@ class Runs:
 
     def abort(self, run_id, reason, party="", code="aborted"):
         self.status, self.reason = "aborted", self.reason or reason
+
+    def lose(self, run_id, party):
+        self.lost.append((run_id, party))
 
     def add_progress(self, progress):
         self.progress.append(progress)

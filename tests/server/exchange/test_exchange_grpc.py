@@ -179,6 +179,7 @@ def test_a_run_goes_on_without_a_party_that_its_contract_can_spare():
         with pytest.raises(PartyLostError):
             court.receive_wire("tax", WAIT)
         assert (bank.is_lost("tax"), bank.is_lost("court")) == (True, False)
+        assert world.runs.lost == [(RUN, "tax")]
         bank.send_wire(envelope(0, "bank", "tax"))
         bank.send_wire(envelope(0, "bank", "court"))
         assert court.receive_wire("bank", WAIT).sequence == 0

@@ -55,6 +55,8 @@ class FakeNode:
 class Store:
     aborted: str | None = None
     holds: int = 0
+    expendable: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
     looks: int = 0
     phases: list[str] = field(default_factory=list)
     ends: list[tuple[str, str]] = field(default_factory=list)
@@ -71,7 +73,10 @@ class Store:
         return [PartyRecord(party, "", b"", openssh(key), "", "", now) for party, key in KEYS.items()]
 
     def expendable_parties(self, run_id: int) -> frozenset[str]:
-        return frozenset()
+        return self.expendable
+
+    def lost_parties(self, run_id: int) -> frozenset[str]:
+        return self.lost if self.phases[-1] == "train" else frozenset()
 
     def parties_of_run(self, run_id: int) -> tuple[str, ...]:
         return tuple(KEYS)
@@ -186,6 +191,16 @@ def test_a_node_whose_heartbeat_is_forty_seconds_old_ends_the_run_within_a_minut
     assert store.ends[0] == ("failed", "tax: its node has gone or cannot be reached [node_lost]")
     assert store.closed == ["node_lost"]
     assert grid.asked[-1] == ("bank", "close")
+
+
+def test_a_party_that_the_exchange_goes_on_without_is_not_waited_for_although_its_node_is_back() -> None:
+    tax = frozenset({"tax"})
+    grid, store, clock = FakeGrid(), Store(expendable=tax, lost=tax), Clock()
+    grid.silent.add(("tax", "train"))
+    assert run(grid, store, clock) == ""
+    assert store.ends == [("completed", "")]
+    assert ("tax", "evaluate") not in grid.asked
+    assert clock.time < 1000 + 60
 
 
 def test_a_party_that_never_connects_ends_the_run_and_nobody_is_asked() -> None:

@@ -255,6 +255,14 @@ def test_the_first_reason_of_an_abort_stays_and_later_ones_are_logged(store: Sto
     ]
 
 
+def test_whom_a_run_goes_on_without_is_stored_and_the_run_goes_on(store: Store) -> None:
+    with_run(store)
+    assert store.lost_parties(RUN) == frozenset()
+    store.lose(RUN, "bank")
+    assert store.lost_parties(RUN) == {"bank"}
+    assert store.run_aborted(RUN) is None
+
+
 def test_a_run_belongs_to_one_contract(store: Store) -> None:
     with_run(store).open_run(RUN, DIGEST)
     store.add_contract("cd" * 32, "other", OTHER, ["tax"])

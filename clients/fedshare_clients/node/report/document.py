@@ -178,14 +178,19 @@ def _all_banks(
     """Return the figures over all banks, from the sums that the run kept, if the contract had them made."""
     if sums is None:
         return None
+    # After the loss of a bank there is no sum over the banks' own models.
     histograms = {
-        name: ScoreHistogram.from_json(sums[name]["histogram"]) for name in ("federated", "bank_only")
+        name: ScoreHistogram.from_json(sums[name]["histogram"])
+        for name in ("federated", "bank_only")
+        if name in sums
     }
     ladders = {name: Ladder.of_histogram(each) for name, each in histograms.items()}
     return {
         "banks": sums["banks"],
         "models": {name: measure_histogram(each, scale, minimum) for name, each in histograms.items()},
-        "triangle": None if pricing is None else triangle_of_ladders(ladders, pricing, minimum),
+        "triangle": None
+        if pricing is None or "bank_only" not in ladders
+        else triangle_of_ladders(ladders, pricing, minimum),
     }
 
 
