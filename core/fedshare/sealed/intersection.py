@@ -1,4 +1,4 @@
-"""How many customers two parties share, and nothing about which.
+"""How many customers two parties share, and nothing about which; or which of one's own the other has, without a name.
 
 Both raise what the other sends to a secret power of their own, in a random order; an identifier that both have ends
 as the same element whichever way round, and everything else as elements that say nothing.
@@ -8,7 +8,8 @@ as the same element whichever way round, and everything else as elements that sa
 Source: Huberman, Franklin, Hogg 1999, "Enhancing privacy and trust in electronic communities"; with the shuffle, De
 Cristofaro, Gasti, Tsudik 2012, "Fast and private computation of cardinality of set intersection and union", section 3,
 in ristretto255. Lists are filled up to a power of two with elements of random identifiers, so that lengths tell
-the order of magnitude only.
+the order of magnitude only. Where b H(y) comes in an order that only its sender can read, not filled up, a learns at which
+places there is a customer of its own (``find_common``), which is the count and no more.
 
 Assumes: both are semi-honest; decisional Diffie-Hellman in ristretto255 and the hash as a random oracle. A key is used
 with one peer in one run. A dishonest party can list enterprises that are not its customers.
@@ -28,7 +29,9 @@ from .randomness import Randomness, Stream, fresh_seed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["count_common", "raised", "raised_again"]
+    from numpy.typing import NDArray
+
+__all__ = ["count_common", "find_common", "raised", "raised_again", "raised_in_order"]
 
 _DOMAIN = b"fedshare shared customers v1|"
 _LEAST = 1024
@@ -45,10 +48,20 @@ def raised(key: OprfKey, identifiers: Sequence[bytes], randomness: Randomness, *
     """
     size = max(_LEAST, 1 << (len(identifiers) - 1).bit_length())
     stream = Stream(fresh_seed(randomness))
-    names = [_DOMAIN + identifier for identifier in identifiers]
-    names += [b"filling|" + stream.read(32) for _ in range(size - len(names))]
-    elements = b"".join(hash_to_group(name) for name in names)
+    filling = [b"filling|" + stream.read(32) for _ in range(size - len(identifiers))]
+    elements = _hashed(identifiers) + b"".join(hash_to_group(name) for name in filling)
     return _shuffled(evaluate(key, elements, workers=workers), stream)
+
+
+def raised_in_order(key: OprfKey, identifiers: Sequence[bytes], *, workers: int = 1) -> bytes:
+    """Return the elements of ``identifiers`` under ``key``, 32 bytes each, as they stand.
+
+    Args:
+        key: fresh, for one peer.
+        identifiers: distinct, in a random order that the peer never learns.
+        workers: threads to use.
+    """
+    return evaluate(key, _hashed(identifiers), workers=workers)
 
 
 def raised_again(key: OprfKey, elements: bytes, randomness: Randomness, *, workers: int = 1) -> bytes:
@@ -71,6 +84,28 @@ def raised_again(key: OprfKey, elements: bytes, randomness: Randomness, *, worke
 def count_common(own: bytes, other: bytes) -> int:
     """Return how many elements under both keys are in both lists."""
     return len(set(_split(own)) & set(_split(other)))
+
+
+def find_common(key: OprfKey, elements: bytes, again: bytes, *, workers: int = 1) -> NDArray[np.bool_]:
+    """Return at which places of the peer's ``elements`` there is one that this party has too.
+
+    Args:
+        key: as the own list was raised with.
+        elements: the peer's, in its order.
+        again: the own list, raised again and shuffled by the peer.
+        workers: threads to use.
+
+    Raises:
+        ProtocolError: an element is invalid.
+    """
+    both = set(_split(again))
+    return np.array(
+        [each in both for each in _split(evaluate(key, elements, workers=workers))], dtype=np.bool_
+    )
+
+
+def _hashed(identifiers: Sequence[bytes]) -> bytes:
+    return b"".join(hash_to_group(_DOMAIN + identifier) for identifier in identifiers)
 
 
 def _split(elements: bytes) -> list[bytes]:

@@ -116,6 +116,7 @@ class PreparedSecret(OneTime):
         randomness: Randomness,
         *,
         max_abs_x: int = 1,
+        added: Words | None = None,
     ) -> tuple[Words, Words]:
         """Return (ciphertext, share), the bank's message, and destroy the secret.
 
@@ -125,6 +126,8 @@ class PreparedSecret(OneTime):
             scale_bits: fixed-point bits, from :func:`scale_bits`.
             randomness: 32 bytes are drawn.
             max_abs_x: bound on the holder's entries: 1 for one-hot columns.
+            added: words to add to ``d`` in fixed point, shape ``[rows]``, of any size: a share of a vector whose other share
+                another bank adds. What both make of ``d`` together must not be larger than ``d``.
 
         Returns:
             ``ciphertext`` of shape ``[rows]`` and ``share`` of shape ``[columns]``, int64.
@@ -134,9 +137,13 @@ class PreparedSecret(OneTime):
                 leave the range; nothing is released then and the secret stays unused.
         """
         _check_d(d, public.rows, self.columns, scale_bits, max_abs_x)
+        if added is not None and (added.dtype != np.int64 or added.shape != d.shape):
+            raise ParameterError(f"expected words of shape [{public.rows}] int64 to add, got {added.shape}")
         self._use()
         stream = Stream(fresh_seed(randomness))
         ciphertext = _encrypt_blocks(public, d, float(2**scale_bits), self._secret, stream)
+        if added is not None:
+            ciphertext += added
         flood = stream.gaussian((self.columns,), 2.0 ** flood_bits(public.rows, self.columns, max_abs_x))
         share = self._share + flood
         self._secret.fill(0)

@@ -5,7 +5,7 @@ from sealed_oracles import FixedRandomness
 
 from fedshare.errors import ProtocolError
 from fedshare.sealed import OprfKey
-from fedshare.sealed.intersection import count_common, raised, raised_again
+from fedshare.sealed.intersection import count_common, find_common, raised, raised_again, raised_in_order
 from fedshare.sealed.oblivious import evaluate, hash_to_group
 
 
@@ -72,3 +72,13 @@ def test_an_element_that_is_none_is_refused():
     sent = raised(keys()[0], [b"a"], FixedRandomness("a"))
     with pytest.raises(ProtocolError, match="canonical"):
         raised_again(keys()[1], bytes(32) + sent[32:], FixedRandomness("b"))
+
+
+@given(st.sets(st.binary(max_size=4), max_size=20), st.sets(st.binary(max_size=4), max_size=20))
+@settings(max_examples=5, deadline=None)
+def test_the_places_in_the_peers_order_that_are_common_are_found(mine, yours):
+    first, second = keys()
+    order = sorted(yours, reverse=True)
+    again = raised_again(second, raised(first, sorted(mine), FixedRandomness("a")), FixedRandomness("b"))
+    found = find_common(first, raised_in_order(second, order), again)
+    assert found.tolist() == [each in mine for each in order]

@@ -99,6 +99,31 @@ def test_the_sum_over_banks_is_the_product_of_the_sum():
     assert np.abs(decode(total, bits) - plain).max() < 1e-4
 
 
+def test_shares_that_two_banks_add_to_their_vectors_cancel_in_the_product():
+    private = OneHot(random_codes(3000, 2, 4), 8)
+    public = PublicMatrix(SEED, 3000)
+    bits = scale_bits(2 * 3000, 1, 1.0)
+    banks = [random_d(3000, seed) for seed in range(2)]
+    gone = np.arange(3000) % 3 == 0
+    share = Stream(SEED).uniform((3000,))
+    other = -share - np.where(gone, np.rint(banks[1] * 2.0**bits).astype(np.int64), 0)
+    total = np.zeros(8, dtype=np.int64)
+    for number, (d, added) in enumerate(zip(banks, (share, other), strict=True)):
+        randomness = FixedRandomness(f"bank {number}")
+        mask, prepared = prepare(private, public, randomness)
+        total += recover(private, *prepared.encrypt(public, d, bits, randomness, added=added), mask)
+    plain = one_hot(random_codes(3000, 2, 4), 8).T @ (banks[0] + np.where(gone, 0.0, banks[1]))
+    assert np.abs(decode(total, bits) - plain).max() < 1e-4
+
+
+def test_a_share_of_another_shape_leaves_the_secret_unused():
+    public = PublicMatrix(SEED, 10)
+    _, prepared = prepare(Dense(np.ones((10, 1), dtype=np.int64)), public, FixedRandomness())
+    with pytest.raises(ParameterError, match="to add"):
+        prepared.encrypt(public, np.zeros(10), 30, FixedRandomness(), added=np.zeros(9, dtype=np.int64))
+    prepared.encrypt(public, np.zeros(10), 30, FixedRandomness())
+
+
 def test_the_error_has_the_stated_deviation():
     # 1,500 components; the variance of a Gaussian sample of this size is within 6 * sqrt(2 / 1500) = 0.22 of
     # its expectation except with probability below 10^-8.
