@@ -170,6 +170,7 @@ class BankMemory:
     def __init__(self) -> None:
         self.stored: list[Marks] = []
         self.bands: dict[tuple[str, str], Band] = {}
+        self.fixed: dict[tuple[str, str], Marks] = {}
 
     def extend_sums(self, choose: Callable[[bytes, list[Marks]], Iterable[Marks]]) -> None:
         self.stored += choose(bytes(range(32)), list(self.stored))
@@ -179,6 +180,16 @@ class BankMemory:
 
     def save_shared_band(self, digest: str, peer: str, band: Band) -> None:
         self.bands[digest, peer] = band
+
+    def fixed_customers(self, side: str, peer: str) -> Marks | None:
+        return self.fixed.get((side, peer))
+
+    def fix_customers(self, side: str, peer: str, marks: Marks) -> None:
+        assert (side, peer) not in self.fixed
+        self.fixed[side, peer] = marks
+
+    def ever_droppable(self) -> list[Marks]:
+        return [marks for (side, _), marks in self.fixed.items() if side == "drops"]
 
 
 class MemoryWithdrawals:
@@ -521,6 +532,21 @@ def split_banks(tables: Mapping[str, Table], shares: Iterable[float], seed: int 
     rest = {name: table for name, table in tables.items() if name != "bank"}
     parts = {f"bank-{'abcdefgh'[number]}": bank.take(place == number) for number in range(len(weights))}
     return {**parts, **rest}
+
+
+def overlapping_banks(shared: int, customers: int = 1200, universe: int = 2000) -> dict[str, Table]:
+    """Return two banks of which the second has ``shared`` customers of the first, whose outcome and values are its own."""
+    tables = split_banks(small_economy(customers, universe), (0.6, 0.4))
+    first, second = tables["bank-a"], tables["bank-b"]
+    rng = np.random.default_rng(5)
+    again = rng.permutation(len(first))[:shared]
+    tables["bank-b"] = Table(
+        "bank-b",
+        [*second.identifiers, *(first.identifiers[row] for row in again.tolist())],
+        {"utilisation": np.append(second.columns["utilisation"], rng.normal(size=shared) + 1.0)},
+        np.append(second.label, np.arange(shared) % 2),
+    )
+    return tables
 
 
 def tiny(seed: int = 3, **settings: Any) -> Simulation:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from simulation import Simulation, small_economy, split_banks
+from simulation import Simulation, overlapping_banks, small_economy, split_banks
 
 from fedshare.identity.session import Session, _derive
 from fedshare.sealed import OprfKey, derive
@@ -33,9 +33,9 @@ SETTINGS: dict[str, Any] = {"minimum_cohort": 1, "model": {"max_iterations": 3, 
 class Recorded:
     """Two runs of one federation, what crossed the coordinator, and the secrets that must not have."""
 
-    def __init__(self, tables: dict[str, Table], runs: int = 2) -> None:
+    def __init__(self, tables: dict[str, Table], runs: int = 2, **settings: Any) -> None:
         self.secrets: dict[str, bytes] = {}
-        self.simulation = Simulation(tables, receive_timeout_seconds=60.0, **SETTINGS)
+        self.simulation = Simulation(tables, receive_timeout_seconds=60.0, **SETTINGS, **settings)
         for run_id in range(1, runs + 1):
             self._run(run_id)
         self.crossed: list[Envelope] = self.simulation.exchange.crossed
@@ -104,6 +104,10 @@ def tags() -> list[bytes]:
 ECONOMIES = {
     "one bank": small_economy(CUSTOMERS, UNIVERSE),
     "three banks": split_banks(small_economy(CUSTOMERS, UNIVERSE), (0.5, 0.3, 0.2)),
+    "distinct": overlapping_banks(60, CUSTOMERS, UNIVERSE),
+}
+AGREED: dict[str, dict[str, Any]] = {
+    "distinct": {"between_banks": {"accept_two": True, "drop_shared_customers": True}}
 }
 
 
@@ -129,7 +133,7 @@ def recorded(
 
         patch.setattr("fedshare_clients.node.feature_holder.derive", noted_rows)
         patch.setattr("fedshare_clients.node.feature_holder.OprfKey.generate", noted)
-        yield Recorded(ECONOMIES[request.param])
+        yield Recorded(ECONOMIES[request.param], **AGREED.get(request.param, {}))
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +265,9 @@ def test_no_pad_key_mask_or_session_key_crosses(recorded: Recorded, transcript: 
 
 
 def test_no_oblivious_key_crosses(recorded: Recorded, oblivious_keys: list[bytes], transcript: bytes) -> None:
-    assert len(set(oblivious_keys)) == 4  # two holders in two runs, each with a fresh one
+    # Two holders in two runs, each with a fresh one; two banks that drop have one each, and 1 and 128 for their transfers.
+    banks = 2 + 1 + 128 if recorded.simulation.contract.between_banks.drop_shared_customers else 0
+    assert len(set(oblivious_keys)) == 2 * (2 + banks)
     for key in oblivious_keys:
         assert key not in transcript
         assert key[::-1] not in transcript

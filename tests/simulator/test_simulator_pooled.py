@@ -1,4 +1,4 @@
-"""What the local harness compares a run with: the same model on pooled data, here of whole runs with networks."""
+"""What the local harness compares a run with: the same model on pooled data, here of whole runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from simulation import Simulation, small_economy, split_banks
+from simulation import Simulation, overlapping_banks, small_economy, split_banks
 
 from fedshare_clients.local.check import Customers, pooled_metrics
 from fedshare_clients.local.experiment import Experiment
@@ -22,7 +22,7 @@ LOGISTIC: dict[str, Any] = {
 }
 
 
-def measured(simulation: Simulation, model: dict[str, Any], personal: bool) -> tuple[dict[str, float], Any]:
+def measured(simulation: Simulation, model: dict[str, Any] | None = None) -> tuple[dict[str, float], Any]:
     """Return the federated and the pooled metrics of a completed run."""
     replies = simulation.run()
     assert {reply["status"] for reply in replies.values()} == {"ok"}, replies
@@ -41,7 +41,8 @@ def measured(simulation: Simulation, model: dict[str, Any], personal: bool) -> t
             "alignment": {"identifier": "opaque", "quota": 1},
             "model": simulation.contract.model.model_dump(),
             "bank_model": model,
-            "between_banks": {"personal_intercepts": personal},
+            "between_banks": simulation.contract.between_banks.model_dump(),
+            "minimum_cohort": simulation.contract.minimum_cohort,
             "privacy": simulation.contract.privacy.model_dump(),
         }
     )
@@ -67,7 +68,20 @@ def test_where_the_optimum_is_one_a_network_of_banks_reaches_that_of_pooled_data
         model={"max_iterations": 8, "tolerance": 1e-7},
         receive_timeout_seconds=60.0,
     )
-    federated, pooled = measured(simulation, LOGISTIC, personal)
+    federated, pooled = measured(simulation, LOGISTIC)
     assert pooled["largest_score_difference"] < 0.05
     assert abs(federated["auc"] - pooled["auc"]) <= 0.001
     assert pooled["auc"] > (0.7 if has_holders else 0.6)
+
+
+@pytest.mark.parametrize("shared", [200, 5], ids=["dropped", "too few"])
+def test_where_shared_customers_are_dropped_the_pooled_data_are_without_them_too(shared: int) -> None:
+    simulation = Simulation(
+        overlapping_banks(shared),
+        between_banks={"accept_two": True, "drop_shared_customers": True},
+        model={"max_iterations": 8, "tolerance": 1e-7},
+        receive_timeout_seconds=60.0,
+    )
+    federated, pooled = measured(simulation)
+    assert pooled["largest_score_difference"] < 0.05
+    assert abs(federated["auc"] - pooled["auc"]) <= 0.001

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.metrics import auc, ks
+from fedshare.privacy.dropped import may_drop
 from fedshare.training.scorecard import PooledCustomers, centralised_scores
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def pooled_metrics(
         customers.column("label"),
         customers.column("weight"),
         Design(parts[0].columns, np.concatenate([part.codes for part in parts])),
-        ~customers.column("holdout"),
+        _training(customers, experiment),
         customers.bank if has_intercepts else None,
     )
     if experiment.bank_model is None:
@@ -103,6 +104,20 @@ def pooled_metrics(
         scores = pooled_network_scores(rows, results, pooled, experiment, experiment.bank_model)
     difference = np.max(np.abs(scores - customers.column("score")))
     return {**customers.metrics(scores), "largest_score_difference": float(difference)}
+
+
+def _training(customers: Customers, experiment: Experiment) -> NDArray[np.bool_]:
+    """Return which rows train: not the held-out ones, nor those that the second bank drops for the first one."""
+    training: NDArray[np.bool_] = ~customers.column("holdout")
+    if not experiment.between_banks.drop_shared_customers:
+        return training
+    identifiers, second = customers.column("identifier"), customers.bank == 1
+    first = identifiers[~second]
+    shared = training & second & np.isin(identifiers, first)
+    droppable = int((training & second).sum())
+    if may_drop(int(shared.sum()), droppable, len(first), experiment.minimum_cohort):
+        training &= ~shared
+    return training
 
 
 def _design(rows: Table, result: Mapping[str, Any], party: str) -> Design:

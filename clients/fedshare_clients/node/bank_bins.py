@@ -14,9 +14,12 @@ import numpy as np
 from fedshare.credit.bins import ColumnBins, Design
 from fedshare.credit.pooled_bins import fit_pooled_design
 from fedshare.errors import DataError, ProtocolError, RunFailedError
+from fedshare.training.onehot import OneHotMatrix
 from fedshare.wire.v1 import payload_pb2 as payload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from fedshare.contract.model import Contract
@@ -52,7 +55,11 @@ def fit_shared_bins(
     fitted = fit_pooled_design(table, columns, minimum, total, party=party)
     codes = fitted.take(training).codes.ravel()
     own = np.bincount(codes, minlength=fitted.width).astype(np.float64)
-    counts = sums.total_at_leader(channel, "training customers per bin", own, 0)
+
+    def bins_of(rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        return OneHotMatrix(fitted.codes[rows], fitted.width).columns(np.ones(len(rows)))
+
+    counts = sums.total_at_leader(channel, "training customers per bin", own, 0, bins_of)
     if counts is None:
         message = channel.receive(sums.leader, payload.SharedBins)
         return Design.assigned(_parsed(message, fitted, sums.leader), table, party=party)

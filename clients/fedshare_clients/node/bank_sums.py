@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fedshare.sealed.randomness import Randomness
 
     from .channel import Channel
+    from .distinct_customers import Columns, DistinctCustomers
 
 __all__ = ["BankSums"]
 
@@ -42,6 +43,7 @@ class BankSums:
 
     Attributes:
         banks: those that are left, in the contract's order; the same at every bank between two sums.
+        distinct: if set, training sums leave out the other bank's customers that the leader has too.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class BankSums:
         self._lost_bank = lost_bank
         self._fewest = fewest
         self._count = 0
+        self.distinct: DistinctCustomers | None = None
 
     @property
     def leader(self) -> str:
@@ -83,6 +86,11 @@ class BankSums:
     def others(self) -> tuple[str, ...]:
         """The other banks that are left."""
         return tuple(bank for bank in self.banks if bank != self._party)
+
+    @property
+    def roundings(self) -> int:
+        """How many numbers are rounded for an entry of a training sum, at most."""
+        return 1 + len(self.others) + (self.distinct.rows if self.distinct else 0)
 
     def total(
         self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
@@ -123,10 +131,21 @@ class BankSums:
         return self._attempt(channel, step, values, bits, self._fewest, whole=True)
 
     def total_at_leader(
-        self, channel: Channel, step: str, values: NDArray[np.float64], bits: int
+        self,
+        channel: Channel,
+        step: str,
+        values: NDArray[np.float64],
+        bits: int,
+        columns: Columns = lambda _rows: (),
     ) -> NDArray[np.float64] | None:
-        """Return the sum at the leader, ``None`` at the others; arguments and errors as ``total``, but no loss is survived."""
+        """Return the sum at the leader, ``None`` at the others; arguments and errors as ``total``, but no loss is survived.
+
+        Of customers that ``distinct`` drops it leaves out what ``columns`` says of each: for every entry of ``values``, what
+        each of the given rows adds to it. The leader, who drops nobody, need not say it.
+        """
         index, words = self._encoded(step, values, bits)
+        if self.distinct:
+            words += self.distinct.at_leader(channel, step, len(values), bits, columns)
         own = self._masked(channel, step, words, index)
         if not self.leads:
             channel.send(self.leader, payload.MaskedVector(words=pack_words(own)), index)

@@ -7,6 +7,7 @@ it can be: sizes, finite numbers, weights that partial scores can hold, and how 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +41,11 @@ WEIGHT_BITS = 20
 _REASONS = ("improving", "converged", "held-out loss", "iteration limit")
 
 
-def sum_totals(channel: Channel, sums: BankSums, customers: Customers) -> Totals:
-    """Return the weights of the customers of all banks, at every bank."""
+def sum_totals(channel: Channel, sums: BankSums, customers: Customers) -> Totals | None:
+    """Return the weights of the customers of all banks, at the leading bank only."""
     own = customers.totals().to_vector()
-    return Totals.from_vector(sums.total(channel, "weights of customers", own, WEIGHT_BITS))
+    total = sums.total_at_leader(channel, "weights of customers", own, WEIGHT_BITS, customers.totals_of)
+    return None if total is None else Totals.from_vector(total)
 
 
 class OtherBanks:
@@ -52,7 +54,7 @@ class OtherBanks:
     def __init__(self, sums: BankSums, totals: Totals) -> None:
         """Reach the others through ``sums``; ``totals`` are those of all banks."""
         self.totals = totals
-        self.resolution = (1 + len(sums.others)) * 2.0 ** -(LOSS_BITS + 1)
+        self.resolution = sums.roundings * 2.0 ** -(LOSS_BITS + 1)
         self._sums = sums
         self._channel: Channel
         self._asked = 0
@@ -119,7 +121,13 @@ class Follower:
             if message.settled:
                 return self._settle(point, message)
             vector = self._customers.evaluate(point).to_vector()
-            self._sums.total_at_leader(channel, f"the loss at point {self._answered}", vector, LOSS_BITS)
+            self._sums.total_at_leader(
+                channel,
+                f"the loss at point {self._answered}",
+                vector,
+                LOSS_BITS,
+                partial(self._customers.evaluation_of, point),
+            )
         raise ProtocolError(f"{leader} asks for more than {MAX_POINTS} points in one iteration")
 
     def _settle(self, point: NDArray[np.float64], message: payload.SharedPoint) -> Step:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from fedshare.privacy.differences import Marks, hold_back
+from fedshare.privacy.dropped import verify_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ class SumMemory(Protocol):
             RefusedError: of ``choose``; nothing is stored then.
             StorageError: the disk refused; nothing may be sent then.
         """
+
+    def ever_droppable(self) -> list[Marks]:
+        """Return who this bank might have dropped, for each bank that it drops shared customers for."""
 
 
 def held_back(
@@ -64,11 +68,13 @@ def held_back(
         return held
     groups = np.where(training, 0, 1)
     summed = training if len(contract.banks()) == 1 else np.ones(len(table), dtype=np.bool_)
+    wholes = memory.ever_droppable()
 
     def choose(key: bytes, earlier: list[Marks]) -> list[Marks]:
         identifiers = [table.identifiers[row] for row in np.flatnonzero(summed).tolist()]
         marks = Marks.of(key, identifiers, labels[summed], table.weight[summed])
         held[summed] = hold_back(marks, groups[summed], earlier, contract.minimum_cohort, party=party)
+        verify_whole(wholes, marks.take(~held[summed] & training[summed]), party=party)
         return [marks.take(~held[summed] & (groups[summed] == group)) for group in np.unique(groups[summed])]
 
     memory.extend_sums(choose)

@@ -38,8 +38,9 @@ from fedshare.wire.v1 import payload_pb2 as payload
 from .bank_bins import fit_shared_bins
 from .bank_sums import BankSums
 from .bank_training import WEIGHT_BITS, Follower, OtherBanks, sum_totals
+from .distinct_customers import DropMemory, agree
 from .feature_holder import PENALTY_BITS, SCORE_BITS, WORKERS, column_label
-from .held_back import SumMemory, held_back
+from .held_back import held_back
 from .masks import masked
 from .progress import Progress
 from .shared_customers import BandMemory, count_shared
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 __all__ = ["BankMemory", "LabelHolder"]
 
 
-class BankMemory(SumMemory, BandMemory, Protocol):
+class BankMemory(BandMemory, DropMemory, Protocol):
     """What a bank remembers over runs."""
 
 
@@ -158,6 +159,18 @@ class LabelHolder:
                 channel, self._contract, self._aligned.identifiers, self._memory, self._randomness
             )
             self._shared = {bank: asdict(band) for bank, band in bands.items()}
+        if self._contract.between_banks.drop_shared_customers:
+            self._sums.distinct = agree(
+                channel,
+                self._contract,
+                self._aligned,
+                self._labels,
+                self._training,
+                self._positions,
+                self._universe,
+                self._memory,
+                self._randomness,
+            )
         held = f", {self._held_back} of them held back" if self._held_back else ""
         self._report(
             Progress(
@@ -443,7 +456,7 @@ class LabelHolder:
             return
         customers = Customers(*sample, personal_intercept=personal)
         totals = sum_totals(channel, self._sums, customers)
-        if self._sums.leads:
+        if totals is not None:
             self._others = OtherBanks(self._sums, totals)
             self._model = LabelHolderModel(
                 *sample, contract.model, cone=cone, personal_intercept=personal, banks=self._others
@@ -486,18 +499,15 @@ class LabelHolder:
         self, channel: Channel, holder: str, query: int, values: NDArray[np.float64]
     ) -> tuple[bytes, bytes]:
         """Return ``values``, sealed at the positions of the own customers and zero elsewhere, and the share."""
-        rows = self._universe[holder]
+        rows, positions = self._universe[holder], self._positions[holder]
+        bits = scale_bits(rows * len(self._banks), 1, self._residual_bound)
+        distinct = self._sums.distinct
+        dropped = distinct.at_holder(channel, holder, positions, values, bits) if distinct else None
         vector = np.zeros(rows)
-        vector[self._positions[holder]] = values
-        ciphertext, share = (
-            self._secrets[holder]
-            .pop(0)
-            .encrypt(
-                self._public[holder],
-                vector,
-                scale_bits(rows * len(self._banks), 1, self._residual_bound),
-                self._randomness,
-            )
+        vector[positions] = values
+        secret = self._secrets[holder].pop(0)
+        ciphertext, share = secret.encrypt(
+            self._public[holder], vector, bits, self._randomness, added=dropped
         )
         share = masked(share, channel.session, self._banks, f"share/{holder}/{query}")
         return pack_words(ciphertext), pack_words(share)

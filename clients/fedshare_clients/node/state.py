@@ -90,6 +90,8 @@ CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NU
 CREATE TABLE IF NOT EXISTS shared (
     digest TEXT NOT NULL, peer TEXT NOT NULL, at_least INTEGER NOT NULL, below INTEGER NOT NULL,
     PRIMARY KEY (digest, peer));
+CREATE TABLE IF NOT EXISTS fixed_customers (
+    side TEXT NOT NULL, peer TEXT NOT NULL, customers BLOB NOT NULL, outcomes BLOB NOT NULL, PRIMARY KEY (side, peer));
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -526,9 +528,9 @@ class NodeState:
         with self._database() as database:
             database.execute("BEGIN IMMEDIATE")
             rows = database.execute("SELECT customers, outcomes FROM summed ORDER BY rowid").fetchall()
-            earlier = [Marks(*(np.frombuffer(each, dtype="<u8") for each in row)) for row in rows]
+            earlier = [_marks(row) for row in rows]
             for marks in choose(hmac.digest(self.label_key(), b"fedshare sums", "sha256"), earlier):
-                stored = tuple(each.astype("<u8").tobytes() for each in (marks.customers, marks.outcomes))
+                stored = _stored(marks)
                 if stored not in rows:
                     database.execute("INSERT INTO summed VALUES (?, ?)", stored)
 
@@ -546,6 +548,27 @@ class NodeState:
             database.execute(
                 "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)", (digest, peer, band.at_least, band.below)
             )
+
+    def fixed_customers(self, side: str, peer: str) -> Marks | None:
+        """Return who is counted together with another bank; see ``distinct_customers.DropMemory``."""
+        with self._database() as database:
+            row = database.execute(
+                "SELECT customers, outcomes FROM fixed_customers WHERE side = ? AND peer = ?", (side, peer)
+            ).fetchone()
+        return None if row is None else _marks(row)
+
+    def fix_customers(self, side: str, peer: str, marks: Marks) -> None:
+        """Store who is counted together with another bank; an error if that is stored already."""
+        with self._database() as database:
+            database.execute("INSERT INTO fixed_customers VALUES (?, ?, ?, ?)", (side, peer, *_stored(marks)))
+
+    def ever_droppable(self) -> list[Marks]:
+        """Return who might have been dropped; see ``held_back.SumMemory``."""
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT customers, outcomes FROM fixed_customers WHERE side = 'drops'"
+            ).fetchall()
+        return [_marks(row) for row in rows]
 
     def save_withdrawal(self, contract: str, consent: str, enterprise: bytes, withdrawn_at: datetime) -> None:
         """Remember that a consent was taken back; see ``consents.Withdrawals``. The same one again changes nothing."""
@@ -706,6 +729,14 @@ class NodeState:
 def _spendings(database: sqlite3.Connection) -> list[Spending]:
     rows = database.execute("SELECT mechanism, scope, epsilon, delta FROM privacy ORDER BY rowid")
     return [Spending(*row) for row in rows]
+
+
+def _marks(row: tuple[bytes, bytes]) -> Marks:
+    return Marks(*(np.frombuffer(each, dtype="<u8") for each in row))
+
+
+def _stored(marks: Marks) -> tuple[bytes, bytes]:
+    return marks.customers.astype("<u8").tobytes(), marks.outcomes.astype("<u8").tobytes()
 
 
 def _instant(time: datetime) -> str:

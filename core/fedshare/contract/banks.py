@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .model import Party
+    from .model import Contract, Party
 
-__all__ = ["FEWEST_LEFT", "FEWEST_TO_RECOVER", "BetweenBanks", "verify_banks"]
+__all__ = ["FEWEST_LEFT", "FEWEST_TO_RECOVER", "BetweenBanks", "verify_banks", "verify_dropping"]
 
 FEWEST_LEFT = 3
 """Banks that must be left after a loss: with two, each could subtract itself."""
@@ -32,6 +32,8 @@ class BetweenBanks(BaseModel):
             one for all.
         count_shared_customers: whether every two banks learn about how many customers they share, not which. Such a customer
             counts once per bank either way.
+        drop_shared_customers: whether, of two banks, the second one leaves its customers that the first one has too out of
+            training, without learning which they are. Evaluation counts them once per bank.
         lost_bank: what the loss of a bank, other than the first, does to the training of a network without feature
             holders: ``end`` the run; ``repeat`` the sum that it is missing from among the rest; or ``recover`` the sum of
             the rest from the vectors that they have sent. Three banks at least must be left.
@@ -42,6 +44,7 @@ class BetweenBanks(BaseModel):
     accept_two: bool = False
     personal_intercepts: bool = False
     count_shared_customers: bool = False
+    drop_shared_customers: bool = False
     lost_bank: Literal["end", "repeat", "recover"] = "end"
 
 
@@ -69,6 +72,31 @@ def verify_banks(banks: Sequence[Party], agreed: BetweenBanks) -> None:
                 raise ValueError(
                     f"column {column.name} of several label_holders needs categories: the ones to tell apart"
                 )
+
+
+def verify_dropping(contract: Contract) -> None:
+    """Check that all that shared customers are to be dropped from are sums over the customers of two banks.
+
+    Raises:
+        ValueError: the contract drops them and has something that is no such sum; the message names it.
+    """
+    if not contract.between_banks.drop_shared_customers:
+        return
+    if len(contract.banks()) != 2:
+        raise ValueError(
+            f"drop_shared_customers is for exactly two label_holders, found {len(contract.banks())}: of three, "
+            "the last would have to drop whom neither of the others dropped; count the shared ones instead"
+        )
+    unsupported = {
+        "bank_model": contract.bank_model is not None,
+        "between_banks.personal_intercepts": contract.between_banks.personal_intercepts,
+        "privacy.labels": contract.privacy.labels is not None,
+    }
+    if found := [name for name, is_there in unsupported.items() if is_there]:
+        raise ValueError(
+            f"drop_shared_customers does not go with {', '.join(found)}: what comes of single customers there is no sum that "
+            "some can be left out of"
+        )
 
 
 def _differences(first: Party, other: Party) -> list[str]:

@@ -30,7 +30,7 @@ from pydantic import (
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
 
-from .banks import FEWEST_LEFT, FEWEST_TO_RECOVER, BetweenBanks, verify_banks
+from .banks import FEWEST_LEFT, FEWEST_TO_RECOVER, BetweenBanks, verify_banks, verify_dropping
 from .log import LogTerms  # noqa: TC001  pydantic reads it
 from .network import NetworkModel, verify_network_terms
 from .portfolio import Portfolio  # noqa: TC001  pydantic reads it
@@ -286,6 +286,7 @@ class Contract(_Strict):
         verify_banks(self.banks(), self.between_banks)
         self._verify_loss()
         verify_network_terms(self)
+        verify_dropping(self)
         if self.valid_until <= self.valid_from:
             raise ValueError("valid_until must be after valid_from")
         if self.scoring is not None and not self.holders():

@@ -66,7 +66,7 @@ class Leak:
     coordinator: str
     auditor: str
     needed: str
-    agreed: Literal["", "profile", "count_shared_customers", "recover"] = ""
+    agreed: Literal["", "profile", "count_shared_customers", "drop_shared_customers", "recover"] = ""
 
     def occurs(self, contract: Contract) -> bool:
         """Whether a run under ``contract`` may hold this message."""
@@ -79,6 +79,7 @@ class Leak:
             self.agreed == "profile" and (scoring is None or scoring.profile is None),
             self.agreed == "count_shared_customers" and not contract.between_banks.count_shared_customers,
             self.agreed == "recover" and contract.between_banks.lost_bank != "recover",
+            self.agreed == "drop_shared_customers" and not contract.between_banks.drop_shared_customers,
         )
         return not any(missing)
 
@@ -199,6 +200,63 @@ LEDGER: tuple[Leak, ...] = (
         auditor=_SIZES,
         needed="both banks report the same band",
         agreed="count_shared_customers",
+    ),
+    Leak(
+        message="DropOffer",
+        fields=("transfer", "elements"),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="between which two powers of two the number of the first bank's customers lies",
+        coordinator="the same, from the size",
+        auditor=_SIZES,
+        needed="a customer of both banks counts once: what the other bank drops stays hidden from both",
+        agreed="drop_shared_customers",
+    ),
+    Leak(
+        message="DropAnswer",
+        fields=("transfers", "again", "elements"),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="the first bank's node: how many training customers of the other bank may be dropped, and of how many "
+        "of them it has too, exactly, not which",
+        coordinator="how many training customers of the other bank may be dropped, from the size",
+        auditor=_SIZES,
+        needed="as DropOffer",
+        agreed="drop_shared_customers",
+    ),
+    Leak(
+        message="DropChoice",
+        fields=("columns",),
+        phase="align",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder=_NOTHING,
+        coordinator="the same again, from the size",
+        auditor=_SIZES,
+        needed="as DropOffer",
+        agreed="drop_shared_customers",
+    ),
+    Leak(
+        message="DropProduct",
+        fields=("words",),
+        phase="prepare, train",
+        sender="label_holder",
+        recipient="label_holder",
+        sealed=True,
+        feature_holder=_NOTHING,
+        label_holder="nothing by itself: shares that only open in sums over both banks",
+        coordinator="the number of sums, from the size",
+        auditor=_SIZES,
+        needed="sums over the training customers of both banks without those that the other bank shares",
+        agreed="drop_shared_customers",
     ),
     Leak(
         message="SecretOffers",
@@ -681,12 +739,12 @@ def _banks_learn(contract: Contract) -> list[str]:
         "in ranges with many customers 1/128 of the value",
     )
     leads = (
-        f"{banks[0].id} only, which leads: training customers of all banks per bin; the loss and the gradient"
+        f"{banks[0].id} only, which leads: training customers of all banks per bin and their weights and defaults in all; the "
+        "loss and the gradient"
     )
     at = f"over all banks at {points:,} points at most, over bins with the minimum cohort of the others' customers"
     lines = [
         f"{coarse}, {fine}; small numbers included, not who",
-        "the weights of customers and of defaults in all",
         _differences(contract),
         f"{leads} {at}",
         _HELD_OUT,
@@ -700,6 +758,8 @@ def _banks_learn(contract: Contract) -> list[str]:
             f"of each: about how many customers it shares with this bank, in steps of {contract.minimum_cohort:,} and once for "
             "all runs (exactly, at the node of the earlier of two banks), and how many it has to a factor of two"
         )
+    if contract.between_banks.drop_shared_customers:
+        lines += _dropping_shows(*(bank.id for bank in banks))
     if contract.between_banks.lost_bank != "end":
         lines.append(
             "of a bank that is lost: the weight of its customers, and about its last update and losses, from the sums before "
@@ -726,6 +786,20 @@ def _banks_hide(contract: Contract) -> str:
         f"of another bank alone only if {threshold(banks)} of {banks} banks put together what they have, the first one among "
         "them; after a loss, more than half of those that are left"
     )
+
+
+def _dropping_shows(first: str, second: str) -> list[str]:
+    """Return what two banks learn where the second one drops the customers that both have, and what it costs that one."""
+    together = (
+        f"by comparing runs, nobody whom {second} drops, for all stay together: who of {second} may be dropped has to take "
+        f"part, with the same outcome, in every later run of {second} under any contract, and who {first} had in every later "
+        "one of both; without them none begins"
+    )
+    return [
+        f"{first} only: how many training customers of {second} it has too, exactly in its node's memory, not which",
+        f"{second} only: from bins that {first} merged though it has the minimum cohort there, that it shares some of them",
+        together,
+    ]
 
 
 def _portfolio_shows(contract: Contract) -> list[str]:

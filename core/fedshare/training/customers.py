@@ -18,6 +18,8 @@ from .loss import CustomerLoss, ProfiledLoss
 from .onehot import OneHotMatrix
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from fedshare.credit.bins import Design
@@ -213,6 +215,36 @@ class Customers:
         full = np.append(point, loss.intercept(point)) if isinstance(loss, ProfiledLoss) else point
         held_out = self._loss_of(~self._training, self._holdout_matrix)
         return Evaluation(loss.value(point), held_out.value(full), loss.gradient(point))
+
+    def totals_of(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        """Return what each of ``rows``, training customers, adds to each entry of the vector of ``totals``."""
+        weights = self._weights[rows]
+        yield weights
+        yield weights * self._labels[rows]
+        yield np.zeros(len(rows))
+        yield from OneHotMatrix(self._matrix.codes[rows], self._matrix.width).columns(weights)
+
+    def evaluation_of(
+        self, point: NDArray[np.float64], rows: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Return what each of ``rows``, training customers, adds to each entry of the vector of ``evaluate(point)``.
+
+        Raises:
+            ParameterError: this bank has an intercept of its own, whose best value depends on all of them.
+        """
+        if self._has_own_intercept:
+            raise ParameterError("an intercept of a bank's own is no sum over customers")
+        self._verify(point)
+        matrix = OneHotMatrix(self._matrix.codes[rows], self._matrix.width)
+        loss = CustomerLoss(
+            self._labels[rows], self._weights[rows], self._directions[rows], matrix, self._offsets[rows]
+        )
+        yield loss.values(point)
+        yield np.zeros(len(rows))
+        residual = loss.residuals(point)
+        yield from (self._directions[rows] * residual[:, None]).T
+        yield from matrix.columns(residual)
+        yield residual
 
     def training_loss(self) -> CustomerLoss | ProfiledLoss:
         """Return the loss of the training customers as a function of a point."""

@@ -55,12 +55,22 @@ class CustomerLoss:
 
     def value(self, point: NDArray[np.float64]) -> float:
         """Return f."""
+        return float(self.values(point).sum())
+
+    def values(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return every customer's term of f, shape ``[c]``."""
         scores = self.scores(point)
-        return float(self.weights @ (np.logaddexp(0.0, scores) - self.labels * scores))
+        values: NDArray[np.float64] = self.weights * (np.logaddexp(0.0, scores) - self.labels * scores)
+        return values
+
+    def residuals(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the derivative of every customer's term along its score, shape ``[c]``."""
+        residuals: NDArray[np.float64] = self.weights * (expit(self.scores(point)) - self.labels)
+        return residuals
 
     def gradient(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the gradient of f, shape ``[t + m + 1]``."""
-        residual = self.weights * (expit(self.scores(point)) - self.labels)
+        residual = self.residuals(point)
         return np.concatenate(
             [self.directions.T @ residual, self.matrix.transposed_times(residual), [residual.sum()]]
         )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["OneHotMatrix"]
@@ -41,6 +43,11 @@ class OneHotMatrix:
         for group in self.codes.T:
             totals += np.bincount(group, values, self.width)
         return totals
+
+    def columns(self, values: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+        """Return the columns of diag(v) X, for ``values`` v of shape ``[n]``: what each row adds to each entry of X^T v."""
+        for column in range(self.width):
+            yield np.where((self.codes == column).any(axis=1), values, 0.0)
 
     def gram(self, row_weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return X^T diag(r) X, shape ``[m, m]``, for ``row_weights`` r of shape ``[n]``."""

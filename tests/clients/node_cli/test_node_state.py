@@ -307,6 +307,20 @@ def test_sums_that_are_refused_are_not_remembered(state):
     state.extend_sums(lambda _key, earlier: [] if not earlier else pytest.fail("something was remembered"))
 
 
+def test_who_is_counted_with_another_bank_is_fixed_for_good_and_survives_the_process(state):
+    assert state.fixed_customers("drops", "key") is None
+    marks = Marks(np.array([1, 2], dtype=np.uint64), np.array([3, 4], dtype=np.uint64))
+    nobody = Marks(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64))
+    state.fix_customers("drops", "key", marks)
+    state.fix_customers("keeps", "key", nobody)
+    with pytest.raises(StorageError):
+        state.fix_customers("drops", "key", nobody)
+    again = NodeState(state.folder)
+    assert again.fixed_customers("drops", "key").outcomes.tolist() == [3, 4]
+    assert len(again.fixed_customers("keeps", "key").customers) == 0
+    assert [each.customers.tolist() for each in again.ever_droppable()] == [[1, 2]]
+
+
 def test_a_band_of_shared_customers_is_kept_per_contract_and_survives_the_process(state):
     assert state.shared_band("ab", "bank-b") is None
     state.save_shared_band("ab", "bank-b", Band(0, 0))

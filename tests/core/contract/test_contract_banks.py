@@ -44,6 +44,26 @@ def test_two_banks_are_refused_unless_they_accept_what_follows() -> None:
     assert parse_contract(with_banks([UTILISATION], [UTILISATION], between_banks={"accept_two": True}))
 
 
+@pytest.mark.parametrize(
+    ("banks", "changes", "cause"),
+    [
+        (3, {}, "exactly two label_holders, found 3"),
+        (2, {"bank_model": {"kind": "mlp"}}, "does not go with bank_model"),
+        (2, {"privacy": {"labels": {"epsilon": 1.0}}, "outputs": {}}, "privacy.labels"),
+        (2, {"between_banks": {"personal_intercepts": True}}, "personal_intercepts"),
+    ],
+)
+def test_shared_customers_are_dropped_only_from_what_is_a_sum_over_two_banks(
+    banks: int, changes: dict[str, Any], cause: str
+) -> None:
+    agreed = {"accept_two": True, "drop_shared_customers": True}
+    document = with_banks(*[[UTILISATION]] * banks)
+    assert parse_contract({**with_banks([UTILISATION], [UTILISATION]), "between_banks": agreed})
+    between = {**agreed, **changes.get("between_banks", {})}
+    with pytest.raises(ConfigError, match=cause):
+        parse_contract({**document, **changes, "between_banks": between})
+
+
 def test_a_contract_without_a_bank_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one label_holder"):
         parse_contract(with_banks())

@@ -121,22 +121,27 @@ PROFILE = {"consent_key": VECTOR["document"]["parties"][0]["identity_key"], "rel
 CONSENTS = {"Profile", "ProfileRequest", "ConsentWithdrawn"}
 SERVED = {"ScoreColumn", "KeysRefused"}
 COUNTED = {"CustomerElements", "CustomerAnswer", "SharedCustomers"}
+DROPPED = {"DropOffer", "DropAnswer", "DropChoice", "DropProduct"}
 BETWEEN_BANKS = {"SharedBins", "SharedPoint", "MaskedVector", "BankTotal"}
 RECOVERED = {"SumKeys", "SumOutcome", "SumShares"}
 
 
 def test_the_summary_lists_every_message_where_the_contract_agrees_to_everything():
     everything = with_banks(
-        3, scoring={**SCORING, "profile": PROFILE}, between_banks={"count_shared_customers": True}
+        2,
+        scoring={**SCORING, "profile": PROFILE},
+        between_banks={"accept_two": True, "count_shared_customers": True, "drop_shared_customers": True},
     )
     assert listed(everything) == {leak.message for leak in LEDGER} - RECOVERED
 
 
 def test_the_summary_leaves_out_the_messages_that_no_run_of_the_contract_holds():
     every = {leak.message for leak in LEDGER}
-    assert every - listed(contract()) == CONSENTS | SERVED | COUNTED | BETWEEN_BANKS | RECOVERED
-    assert every - listed(contract(scoring=SCORING)) == CONSENTS | COUNTED | BETWEEN_BANKS | RECOVERED
-    assert every - listed(with_banks(3, scoring=SCORING)) == CONSENTS | COUNTED | RECOVERED
+    assert every - listed(contract()) == CONSENTS | SERVED | COUNTED | DROPPED | BETWEEN_BANKS | RECOVERED
+    assert (
+        every - listed(contract(scoring=SCORING)) == CONSENTS | COUNTED | DROPPED | BETWEEN_BANKS | RECOVERED
+    )
+    assert every - listed(with_banks(3, scoring=SCORING)) == CONSENTS | COUNTED | DROPPED | RECOVERED
 
 
 def banks_alone(count, **changes):
@@ -153,7 +158,7 @@ def test_the_summary_of_banks_alone_lists_no_message_of_a_holder(lost_bank, not_
     holders = {leak.message for leak in LEDGER if "feature_holder" in {leak.sender, leak.recipient}}
     assert {leak.message for leak in LEDGER} - listed(
         alone
-    ) == holders | COUNTED | SERVED | CONSENTS | not_sent
+    ) == holders | COUNTED | DROPPED | SERVED | CONSENTS | not_sent
 
 
 @pytest.mark.parametrize(
@@ -217,6 +222,15 @@ def test_what_banks_learn_of_one_another_is_said_where_there_are_several():
 def test_the_leak_between_two_banks_stands_in_the_summary():
     two = " ".join(summarise(with_banks(2, between_banks={"accept_two": True})).split())
     assert "all of this of the other bank alone: accepted by accept_two" in two
+
+
+def test_what_dropping_shared_customers_shows_and_asks_for_stands_in_the_summary():
+    agreed = {"accept_two": True, "drop_shared_customers": True}
+    two = words(with_banks(2, between_banks=agreed))
+    assert "bank-0 only: how many training customers of bank-1 it has too, exactly" in two
+    assert "bank-1 only: from bins that bank-0 merged" in two
+    assert "who of bank-1 may be dropped has to take part, with the same outcome, in every later run" in two
+    assert "may be dropped" not in words(with_banks(2, between_banks={"accept_two": True}))
 
 
 def test_what_scoring_shows_is_said_in_numbers_and_only_where_it_is_agreed():

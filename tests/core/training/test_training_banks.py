@@ -5,7 +5,7 @@ import pytest
 from plain_federation import Economy, Settings, train_banks, train_plain, unequal
 from scipy.optimize import approx_fprime, lsq_linear, minimize
 
-from fedshare.errors import DataError, ProtocolError
+from fedshare.errors import DataError, ParameterError, ProtocolError
 from fedshare.training.customers import Customers, Evaluation, Totals
 from fedshare.training.loss import CustomerLoss, ProfiledLoss
 from fedshare.training.newton import minimise as bounded_minimum
@@ -229,3 +229,27 @@ def test_bounds_are_met_where_an_independent_optimiser_meets_them(seed):
     assert (found[nonnegative] >= 0).all()
     assert (found == 0).any()
     assert Quadratic().value(found) == pytest.approx(best.cost, abs=1e-9)
+
+
+def test_the_entries_of_single_customers_add_up_to_totals_and_evaluation():
+    economy = Economy(3)
+    rng = np.random.default_rng(1)
+    customers = Customers(economy.labels, economy.weights, economy.pooled(), economy.training)
+    for _ in range(2):
+        customers.add_scores(rng.normal(size=len(economy.labels)))
+    rows = rng.permutation(np.flatnonzero(economy.training))
+    totals, point = customers.totals(), rng.normal(size=customers.point_size)
+    found = customers.evaluate(point)
+    summed = [column.sum() for column in customers.totals_of(rows)]
+    assert summed == pytest.approx([totals.training_weight, totals.default_weight, 0.0, *totals.bin_weights])
+    summed = [column.sum() for column in customers.evaluation_of(point, rows)]
+    assert summed == pytest.approx([found.training, 0.0, *found.gradient])
+
+
+def test_an_intercept_of_a_banks_own_is_no_sum_over_customers():
+    economy = Economy(3)
+    customers = Customers(
+        economy.labels, economy.weights, economy.pooled(), economy.training, personal_intercept=True
+    )
+    with pytest.raises(ParameterError, match="no sum over customers"):
+        next(customers.evaluation_of(customers.point, np.arange(2)))

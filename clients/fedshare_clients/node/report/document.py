@@ -239,6 +239,12 @@ def _limits(
             f"The bank's own model has no {', '.join(left_out)}: of its own customers no two bins have "
             f"{contract.minimum_cohort} each."
         )
+    if contract.between_banks.drop_shared_customers:
+        first, second = (bank.id for bank in contract.banks())
+        limits.append(
+            f"Customers of both banks count once in training, at {first}; {second} does not know which of its own that leaves "
+            "out. In evaluation they count once per bank."
+        )
     if len(contract.holders()) == 1:
         limits.append(
             "With one feature holder the bank sees that holder's own partial score, not only a sum."

@@ -741,6 +741,108 @@ class SharedCustomers(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class DropOffer(message.Message):
+    """The first bank to the other one, phase "align", if the contract drops shared customers: its customers under a secret power
+    of its own, and the start of the oblivious transfers that its bits are the choices of.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: builtins.int
+    ELEMENTS_FIELD_NUMBER: builtins.int
+    transfer: builtins.bytes
+    """One group element of 32 bytes. The receiver checks it."""
+    elements: builtins.bytes
+    """As CustomerElements.elements."""
+    def __init__(
+        self,
+        *,
+        transfer: builtins.bytes = ...,
+        elements: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["elements", b"elements", "transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DropAnswer(message.Message):
+    """The answer to DropOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TRANSFERS_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
+    ELEMENTS_FIELD_NUMBER: builtins.int
+    transfers: builtins.bytes
+    """128 group elements of 32 bytes. The receiver checks the number and every encoding."""
+    again: builtins.bytes
+    """The elements that came, under the answering bank's power as well, in another random order. The receiver checks the length."""
+    elements: builtins.bytes
+    """Those of the answering bank's training customers that may be dropped, under its own power, in a random order that is
+    then that of DropProduct. The receiver checks every encoding.
+    """
+    def __init__(
+        self,
+        *,
+        transfers: builtins.bytes = ...,
+        again: builtins.bytes = ...,
+        elements: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["again", b"again", "elements", b"elements", "transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DropChoice(message.Message):
+    """The answer to DropAnswer: which rows and which customers of the other bank are the first bank's, under oblivious transfer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: builtins.int
+    columns: builtins.bytes
+    """128 columns of bits, one for each row of every holder's universe in the contract's order, then one for each
+    element of DropAnswer; 16 bytes per bit. The receiver checks the length.
+    """
+    def __init__(
+        self,
+        *,
+        columns: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DropProduct(message.Message):
+    """The other bank to the first one, phases "prepare" and "train": numbers of its customers, of which each bank ends with a share
+    of those to drop. The index of the step counts these messages over all phases.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: builtins.int
+    words: builtins.bytes
+    """int64, one per row of a holder's universe, or for each number of a sum over banks one per element of DropAnswer. The
+    receiver checks the count.
+    """
+    def __init__(
+        self,
+        *,
+        words: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class SharedBins(message.Message):
     """The leading bank to every other bank, phase "prepare": the bins of the banks' columns, merged so that each holds
     the minimum cohort of the other banks' training customers.
