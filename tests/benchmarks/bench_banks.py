@@ -118,10 +118,10 @@ def masked_sum(size: int, banks: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def hybrid_iteration(
-    universe: int, customers: int, holders: int, banks: int, iterations: int
+    universe: int, customers: int, holders: int, banks: int, iterations: int, *, drops: bool = False
 ) -> dict[str, Any]:
     """Return the line of one number of banks: seconds per iteration, and what a holder and a bank compute."""
-    work = Work(universe, customers, holders=holders, iterations=iterations, banks=banks)
+    work = Work(universe, customers, holders=holders, iterations=iterations, banks=banks, drops=drops)
     with Federation(work) as federation:
         federation.run()
     spent = {}
@@ -156,6 +156,18 @@ def run(
     """Return every line."""
     lines = masked_sum(size, 10, repeats)
     lines += [hybrid_iteration(universe, customers, 3, count, iterations) for count in banks]
+    if 2 in banks:
+        counted = next(line for line in lines if line.get("banks") == 2)
+        distinct = hybrid_iteration(universe, customers, 3, 2, iterations, drops=True)
+        lines.append(
+            distinct
+            | {
+                "name": "hybrid_iteration_distinct",
+                "baseline": "shared customers count twice",
+                "baseline_seconds": counted["seconds"],
+                "ratio": distinct["seconds"] / counted["seconds"],
+            }
+        )
     return lines
 
 

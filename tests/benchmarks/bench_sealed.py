@@ -17,6 +17,7 @@ import os
 import resource
 import subprocess
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from fedshare.sealed import (
     scale_bits,
     seal,
 )
+from fedshare.sealed.oblivious_transfer import ReceiverSetup, SenderSetup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +164,22 @@ def sealed_column(n: int = 1_000_000) -> Result:
     return result("sealed_column", n, 1, best(work), "plaintext addition", best(lambda: values + values))
 
 
+def dropped_product(n: int = 1_000_000) -> Result:
+    """Time one product with secret bits at both banks, the preparation left out."""
+    bits, values = np.random.default_rng(0).random(n) < 0.1, np.arange(n, dtype=np.int64)
+    offer, choosing = ReceiverSetup.create(os.urandom)
+    points, accepting = SenderSetup.create(offer, os.urandom)
+    columns, receiver = choosing.choose(points, bits)
+    sender, labels = accepting.accept(columns, n), count()
+
+    def work() -> None:
+        label = b"%d" % next(labels)
+        message, _ = sender.drop(values, label)
+        receiver.drop(message, label)
+
+    return result("dropped_product", n, 1, best(work), "plaintext product", best(lambda: bits * values))
+
+
 def oblivious_keys(n: int = 2000) -> Result:
     """Time one bank's keys from one holder on one core: blind, evaluate, finalize."""
     identifiers = [b"%018d" % row for row in range(n)]
@@ -219,6 +237,7 @@ def run() -> list[Result]:
         sealed_product_onehot(1_000_000),
         sealed_product_offline(),
         sealed_column(),
+        dropped_product(),
         oblivious_keys(),
         epoch_100k_330(),
     ]

@@ -81,6 +81,7 @@ class Work:
         iterations: exactly so many.
         is_sealed: False for the roles that send everything in the clear.
         banks: how many; their customers differ, up to chance.
+        drops: whether the second of two banks drops whom the first one has too.
     """
 
     universe: int
@@ -91,6 +92,7 @@ class Work:
     iterations: int = 8
     is_sealed: bool = True
     banks: int = 1
+    drops: bool = False
 
     @property
     def bank_ids(self) -> list[str]:
@@ -129,7 +131,7 @@ class Work:
                 "parties": parties,
                 "model": {"max_iterations": self.iterations, "tolerance": NEVER},
                 "alignment": {"identifier": "opaque", "quota": self.customers},
-                "between_banks": {"accept_two": self.banks == 2},
+                "between_banks": {"accept_two": self.banks == 2, "drop_shared_customers": self.drops},
                 "minimum_cohort": 30,
                 "scoring": {"quota": 10 * self.universe},
                 "valid_from": "2026-01-01T00:00:00Z",
@@ -281,6 +283,15 @@ class _Memory:
 
     def save_shared_band(self, _digest: str, _peer: str, _band: Any) -> None:
         pass
+
+    def fixed_customers(self, _side: str, _peer: str) -> None:
+        pass
+
+    def fix_customers(self, _side: str, _peer: str, _marks: Any) -> None:
+        pass
+
+    def ever_droppable(self) -> list[Any]:
+        return []
 
 
 @dataclass
