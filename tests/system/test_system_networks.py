@@ -64,10 +64,13 @@ def write(folder: Path) -> Path:
 
 
 def test_banks_alone_train_a_private_network_and_keep_what_it_took(tmp_path):
-    command = [*COMMAND, "run", str(write(tmp_path)), "--out", str(tmp_path / "out")]
+    command = [*COMMAND, "run", str(write(tmp_path)), "--check", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["auc"]) == {"bank_only", "federated", "centralised"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<td>network</td><td>ε 2, δ 1e-05</td>") == len(BANKS)
     for bank in BANKS:
         assert report["privacy"][bank]["network"]["spent"] == {"epsilon": 2.0, "delta": 1e-5}
         kept = NodeState(tmp_path / "out" / bank / "state").privacy_spent()
