@@ -312,6 +312,7 @@ def run_node(config: NodeConfig, state: NodeState) -> None:
         ExitStack() as stack,
     ):
         platform = NodePlatform(config, state, trail)
+        state.fail_interrupted_runs(platform.now())
         if config.scoring is not None:
             authority = open_authority(state.folder, platform.now(), create=True)
             own = server_identity(authority, config.scoring.names, platform.now())

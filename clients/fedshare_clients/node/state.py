@@ -631,6 +631,15 @@ class NodeState:
                 ),
             )
 
+    def fail_interrupted_runs(self, now: datetime) -> None:
+        """Record that runs which an earlier process of this node was in have ended: their secrets ended with it."""
+        message = "the node ended during the run, whose secrets were in its memory only"
+        with self._database() as database:
+            database.execute(
+                "UPDATE runs SET status = 'failed', message = ?, changed_at = ? WHERE status = 'running'",
+                (message, now.isoformat(timespec="seconds")),
+            )
+
     def runs(self) -> list[RunRecord]:
         """Return every run, the latest first."""
         with self._database() as database:

@@ -179,6 +179,14 @@ def test_the_first_end_of_a_run_stays(state):
     assert state.runs() == [ended]
 
 
+def test_a_run_that_the_process_did_not_survive_has_failed(state):
+    state.save_run(RunRecord(1, "ab", "completed", "close", "", "2026-01-01T00:00:00+00:00"))
+    state.begin_run(2, "ab", datetime(2026, 1, 2, tzinfo=UTC))
+    NodeState(state.folder).fail_interrupted_runs(datetime(2026, 1, 3, tzinfo=UTC))
+    assert [(run.run_id, run.status) for run in state.runs()] == [(2, "failed"), (1, "completed")]
+    assert "the node ended during the run" in state.runs()[0].message
+
+
 def test_what_is_spent_of_a_contract_adds_up_to_its_limit_and_survives_the_process(state):
     assert state.spend("ab", "identifiers/bank", 60, 100) == 0
     assert state.spend("ab", "identifiers/bank", 41, 100) == 60  # too many: nothing is added
