@@ -115,9 +115,16 @@ class BankSums:
         if self._recovers():
             fewest = max(fewest, threshold(len(self.banks)))
         while True:
-            total = self._attempt(channel, step, values, bits, fewest)
+            index, words = self._encoded(step, values, bits)
+            if not self.others:
+                return values.copy()
+            total, self.banks = (
+                RecoverableSum(channel, self.banks, step, index, self._randomness).total(words, fewest)
+                if self._recovers()
+                else self._plain(channel, step, words, index, fewest)
+            )
             if total is not None:
-                return total
+                return decode(total, bits=bits)
 
     def total_over(
         self, banks: tuple[str, ...], channel: Channel, step: str, values: NDArray[np.float64], bits: int
@@ -128,7 +135,11 @@ class BankSums:
         """
         if self.banks != banks:
             return None
-        return self._attempt(channel, step, values, bits, self._fewest, whole=True)
+        index, words = self._encoded(step, values, bits)
+        if not self.others:
+            return values.copy()
+        total, self.banks = self._plain(channel, step, words, index, self._fewest)
+        return None if total is None else decode(total, bits=bits)
 
     def total_at_leader(
         self,
@@ -155,29 +166,6 @@ class BankSums:
             raise PartyLostError(lost[0])
         return decode(_added_up([own, *vectors], step), bits=bits)
 
-    def _attempt(
-        self,
-        channel: Channel,
-        step: str,
-        values: NDArray[np.float64],
-        bits: int,
-        fewest: int,
-        *,
-        whole: bool = False,
-    ) -> NDArray[np.float64] | None:
-        """Return the sum over the banks, ``None`` if some were lost in it without which it was not made."""
-        index, words = self._encoded(step, values, bits)
-        if not self.others:
-            return values.copy()
-        total, self.banks = (
-            RecoverableSum(channel, self.banks, step, index, self._randomness).total(
-                words, fewest, whole=whole
-            )
-            if self._recovers()
-            else self._plain(channel, step, words, index, fewest)
-        )
-        return None if total is None else decode(total, bits=bits)
-
     def _recovers(self) -> bool:
         """Whether the next sum survives a loss: three banks that are left go on as long as all of them do."""
         return self._lost_bank == "recover" and len(self.banks) >= FEWEST_TO_RECOVER
@@ -195,7 +183,7 @@ class BankSums:
     def _plain(
         self, channel: Channel, step: str, words: NDArray[np.int64], index: int, fewest: int
     ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-        """Return the sum, ``None`` if it has to be made anew without those who were lost, and the banks that are left."""
+        """Return the sum, ``None`` if banks were lost in it and none was opened, and the banks that are left."""
         own = self._masked(channel, step, words, index)
         return (
             self._lead(channel, step, own, index, fewest)

@@ -5,8 +5,8 @@ The steps, all in envelopes; the first bank leads. The cryptography is that of :
 1. Every bank draws a key and a self-mask seed for this attempt, and gives every other bank the public key and one share
    of each (``SumKeys``).
 2. Every bank sends the leader its vector under all masks, or says whose keys never came (``MaskedVector``).
-3. The leader says who was lost before its vector came (``SumOutcome``). If keys of a lost bank never came to somebody, or the
-   sum is wanted over all banks only, the attempt ends here: nobody hands over a share, and its vectors stay hidden for good.
+3. The leader says who was lost before its vector came (``SumOutcome``). If keys of a lost bank never came to somebody, the
+   attempt ends here: nobody hands over a share, and its vectors stay hidden for good.
 4. Every active bank hands over one share per bank, never both of one (``SumShares``).
 5. The leader takes the masks off the sum and tells everyone the total (``BankTotal``).
 
@@ -114,14 +114,9 @@ class RecoverableSum:
         self._held = {self._party: self._dealt.pop(self._party)}
 
     def total(
-        self, words: NDArray[np.int64], fewest: int, *, whole: bool = False
+        self, words: NDArray[np.int64], fewest: int
     ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-        """Return the sum of the active banks' ``words``, ``None`` if it was not opened, and the banks that are left.
-
-        Args:
-            words: this bank's, in fixed point.
-            fewest: how many banks must be left.
-            whole: whether the sum is to be opened over all banks only; the same at every bank.
+        """Return the sum of the active banks' ``words``, ``None`` if it has to be made anew, and the banks that are left.
 
         Raises:
             ProtocolError: a bank is at another sum, sent a malformed message, or calls a bank lost that is not.
@@ -129,7 +124,7 @@ class RecoverableSum:
         """
         missing = self._exchange_keys()
         part = self._lead if self._party == self._banks[0] else self._follow
-        return part(words, missing, fewest, whole)
+        return part(words, missing, fewest)
 
     def _exchange_keys(self) -> list[str]:
         """Tell every bank the key and its shares, take theirs, and return the banks that were lost before theirs came."""
@@ -168,7 +163,7 @@ class RecoverableSum:
         return masked_by_seeds(words, [*seeds, (1, self._mask.self_seed)])
 
     def _lead(
-        self, words: NDArray[np.int64], missing: list[str], fewest: int, whole: bool
+        self, words: NDArray[np.int64], missing: list[str], fewest: int
     ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
         vectors, lost, without_keys = [], [], set(missing)
         if not missing:
@@ -187,7 +182,7 @@ class RecoverableSum:
                 vectors.append(unpack_words(message.words, len(words), what))
         left = rest(self._step, self._banks, without_keys | set(lost), fewest)
         gone = [bank for bank in self._banks if bank not in left]
-        again = bool(without_keys) or (whole and bool(lost))
+        again = bool(without_keys)
         for bank in left[1:]:
             self._channel.send(bank, payload.SumOutcome(lost=gone, again=again), self._index)
         if again:
@@ -199,7 +194,7 @@ class RecoverableSum:
         return total, left
 
     def _follow(
-        self, words: NDArray[np.int64], missing: list[str], fewest: int, whole: bool
+        self, words: NDArray[np.int64], missing: list[str], fewest: int
     ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
         leader = self._banks[0]
         mine = (
@@ -213,10 +208,8 @@ class RecoverableSum:
         left = rest(self._step, self._banks, outcome.lost, fewest)
         if outcome.again and outcome.lost:
             return None, left
-        if outcome.again or missing or (whole and outcome.lost):
-            raise ProtocolError(
-                f"{self._step}: {leader} goes on as if other vectors or keys had come than have"
-            )
+        if outcome.again or missing:
+            raise ProtocolError(f"{self._step}: {leader} goes on as if other keys had come than have")
         shares = b"".join(self._hand_over(outcome.lost).values())
         self._channel.send(leader, payload.SumShares(shares=shares), self._index)
         message = self._channel.receive(leader, payload.BankTotal, self._index)
