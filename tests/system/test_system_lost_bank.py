@@ -11,12 +11,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.csv
 import pytest
 import yaml
+from generated_banks import write_banks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,19 +29,6 @@ ROUNDS = 250
 
 
 def write(folder: Path, lost_bank: str) -> Path:
-    rng = np.random.default_rng(3)
-    parties = {}
-    for number, bank in enumerate(BANKS):
-        amount, usage = rng.normal(size=(2, 300))
-        bad = (rng.random(300) < 1 / (1 + np.exp(1.0 - 2.0 * amount * usage))).astype(np.int64)
-        names = [f"enterprise-{1000 * number + row:06d}" for row in range(300)]
-        table = pa.table({"code": names, "amount": amount, "usage": usage, "bad": bad})
-        pyarrow.csv.write_csv(table, folder / f"{bank}.csv")
-        parties[bank] = {
-            "role": "label_holder",
-            "source": {"kind": "csv", "path": f"{bank}.csv", "identifier": "code", "label": "bad"},
-            "columns": ["amount", "usage"],
-        }
     document = {
         "name": "lost-bank",
         "seed": 1,
@@ -51,7 +36,7 @@ def write(folder: Path, lost_bank: str) -> Path:
         "alignment": {"identifier": "opaque", "quota": 1},
         "between_banks": {"lost_bank": lost_bank},
         "bank_model": {"kind": "mlp", "settings": {"hidden": 8}, "rounds": ROUNDS},
-        "parties": parties,
+        "parties": write_banks(folder, BANKS, strength=2.0),
     }
     path = folder / "lost-bank.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")

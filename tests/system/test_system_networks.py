@@ -7,11 +7,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import pytest
 import yaml
+from generated_banks import write_banks
 
 from fedshare.privacy.budget import Spending
 from fedshare_clients.node.state import NodeState
@@ -26,19 +24,6 @@ BANKS = ("bank-a", "bank-b", "bank-c")
 
 
 def write(folder: Path) -> Path:
-    rng = np.random.default_rng(3)
-    parties = {}
-    for number, bank in enumerate(BANKS):
-        amount, usage = rng.normal(size=(2, 300))
-        bad = (rng.random(300) < 1 / (1 + np.exp(1.0 - amount * usage))).astype(np.int64)
-        names = [f"enterprise-{1000 * number + row:06d}" for row in range(300)]
-        table = pa.table({"code": names, "amount": amount, "usage": usage, "bad": bad})
-        pyarrow.csv.write_csv(table, folder / f"{bank}.csv")
-        parties[bank] = {
-            "role": "label_holder",
-            "source": {"kind": "csv", "path": f"{bank}.csv", "identifier": "code", "label": "bad"},
-            "columns": ["amount", "usage"],
-        }
     document = {
         "name": "networks",
         "seed": 1,
@@ -56,7 +41,7 @@ def write(folder: Path) -> Path:
                 "ranges": {"amount": [-2.0, 2.0], "usage": [-2.0, 2.0]},
             },
         },
-        "parties": parties,
+        "parties": write_banks(folder, BANKS),
     }
     path = folder / "networks.yaml"
     path.write_text(yaml.safe_dump(document))

@@ -78,3 +78,10 @@ def test_banks_alone_have_rounds_and_no_columns_of_others(tmp_path):
     assert "With one network of all banks" in text
     assert "after 2 rounds" in text
     assert ">round<" in text
+
+
+def test_the_page_says_without_which_bank_the_run_went_on(tmp_path):
+    assert "went on without bank-c, bank-d, lost on the way" in page(
+        tmp_path, lost_banks=["bank-c", "bank-d"]
+    )
+    assert "lost on the way" not in page(tmp_path)
