@@ -321,8 +321,9 @@ def test_held_out_customers_and_strangers_never_enter_a_sealed_product(
     vectors = []
     encrypt = PreparedSecret.encrypt
 
-    def watched(self: PreparedSecret, public: Any, d: Any, *rest: Any) -> Any:
+    def watched(self: PreparedSecret, public: Any, d: Any, *rest: Any, added: Any) -> Any:
         vectors.append(d.copy())
+        assert added is None
         return encrypt(self, public, d, *rest)
 
     monkeypatch.setattr(PreparedSecret, "encrypt", watched)

@@ -17,7 +17,7 @@ run's one-time secrets is ever stored here: they live in memory and end with the
     seen.checkpoint       the last tree of that log on which this node acted
     witness/              the last tree of that log that this node cosigned; never restore it from a backup
     node.sqlite           contracts seen, own decisions, what was spent of each contract's limits, runs,
-                          over whom their sums were, about how many customers other banks share
+                          over whom their sums were, about how many customers other banks share, who is counted once
     private-log/          this institution's own audit log, see docs/audit-log.md
     runs/RUN/             result.json, failure.json and files of one run
     portfolios/BANKS/     what earlier portfolios showed, and the own holdings at that time

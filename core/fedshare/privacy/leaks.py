@@ -793,7 +793,7 @@ def _dropping_shows(first: str, second: str) -> list[str]:
     together = (
         f"by comparing runs, nobody whom {second} drops, for all stay together: who of {second} may be dropped has to take "
         f"part, with the same outcome, in every later run of {second} under any contract, and who {first} had in every later "
-        "one of both; without them none begins"
+        "one that drops; without them none begins"
     )
     return [
         f"{first} only: how many training customers of {second} it has too, exactly in its node's memory, not which",
