@@ -444,7 +444,7 @@ def test_a_bank_with_nearly_all_customers_reads_no_single_outcome_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
-    total = BankSums.total
+    total, total_over = BankSums.total, BankSums.total_over
 
     def watched(sums: BankSums, channel: Any, step: str, values: Any, bits: int) -> Any:
         result = total(sums, channel, step, values, bits)
@@ -452,7 +452,14 @@ def test_a_bank_with_nearly_all_customers_reads_no_single_outcome_of_the_others(
             seen.append((step, result, values))
         return result
 
+    def watched_over(sums: BankSums, banks: Any, channel: Any, step: str, values: Any, bits: int) -> Any:
+        result = total_over(sums, banks, channel, step, values, bits)
+        if "score" in step and sums.leads:
+            seen.append((step, result, values))
+        return result
+
     monkeypatch.setattr(BankSums, "total", watched)
+    monkeypatch.setattr(BankSums, "total_over", watched_over)
     simulation = run(
         split_banks(small_economy(900, 1000, 4), (0.8, 0.1, 0.1)), **{**TINY, "minimum_cohort": 10}
     )
