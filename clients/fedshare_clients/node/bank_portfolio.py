@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .data.table import Table
     from .pricing import PortfolioConfig
 
-__all__ = ["BankPortfolio", "PortfolioMemory", "StoredAnswer", "memory_name"]
+__all__ = ["BankPortfolio", "PortfolioMemory", "StoredAnswer", "memory_name", "verify_exposures"]
 
 _AMOUNT_BITS = 4
 """Fractional bits of an amount: all banks' exposure in one cell stays below 2^57."""
@@ -82,6 +82,28 @@ def memory_name(contract: Contract) -> str:
     return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
+def verify_exposures(table: Table, settings: PortfolioConfig, *, party: str) -> None:
+    """Check that a bank's rows can be added up as ``settings`` say.
+
+    Raises:
+        DataError: an exposure is impossible, or a column is of another kind.
+    """
+    exposure = table.column(settings.exposure)
+    if exposure.dtype.kind != "f":
+        raise DataError(
+            "expected a numeric column of exposures",
+            party=party,
+            source=table.source,
+            field=settings.exposure,
+        )
+    verify_amounts(
+        exposure, np.zeros(len(exposure)), party=party, source=table.source, field=settings.exposure
+    )
+    for name in (settings.industry, settings.region):
+        if table.column(name).dtype != object:
+            raise DataError("expected a categorical column", party=party, source=table.source, field=name)
+
+
 class BankPortfolio:
     """One bank's exposures, ready to be added up."""
 
@@ -107,12 +129,7 @@ class BankPortfolio:
                 "side by side, would show few customers; a contract with the same ones is needed",
                 party=party,
             )
-        exposure = self._exposure(table)
-        verify_amounts(
-            exposure, np.zeros(len(exposure)), party=party, source=table.source, field=self._settings.exposure
-        )
-        for dimension in DIMENSIONS:
-            self._cells(table, dimension)
+        verify_exposures(table, self._settings, party=party)
 
     def add_up(
         self, channel: Channel, sums: BankSums, table: Table, pd: NDArray[np.float64], minimum: int
@@ -126,7 +143,7 @@ class BankPortfolio:
             pd: default probability of each, shape ``[n]``.
             minimum: the contract's minimum cohort.
         """
-        exposure = self._exposure(table)
+        exposure: NDArray[np.float64] = table.column(self._settings.exposure)
         earlier = self._memory.answers()
         names = [each.decode() for each in table.identifiers]
         cells = self._first_cells(table, names, earlier)
@@ -238,21 +255,9 @@ class BankPortfolio:
                         cells[dimension][row] = int(answer.holdings[name][place])
         return cells
 
-    def _exposure(self, table: Table) -> NDArray[np.float64]:
-        values = table.column(self._settings.exposure)
-        if values.dtype.kind != "f":
-            raise DataError(
-                "expected a numeric column of exposures", source=table.source, field=self._settings.exposure
-            )
-        exposure: NDArray[np.float64] = values
-        return exposure
-
     def _cells(self, table: Table, dimension: str) -> NDArray[np.int64]:
         """Return the cell of every customer in ``dimension``; unlisted and unknown ones are in the last."""
-        name = self._settings.industry if dimension == "industry" else self._settings.region
-        values = table.column(name)
-        if values.dtype != object:
-            raise DataError("expected a categorical column", source=table.source, field=name)
+        values = table.column(self._settings.industry if dimension == "industry" else self._settings.region)
         place = {cell: at for at, cell in enumerate(self._terms.cells(dimension))}
         return np.array([place.get(value, len(place) - 1) for value in values], dtype=np.int64)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedshare.credit.bins import fit_design
 from fedshare.errors import DataError
 
+from .bank_portfolio import verify_exposures
 from .contracts import own_columns
 from .data import inspect
 
@@ -92,6 +93,11 @@ def check_data(config: NodeConfig, minimum_cohort: int) -> DataReport:
                 bins[column.name] = fit_design(
                     inspection.table, [column], minimum_cohort, party=config.party
                 ).width
+            except DataError as error:
+                problems.append(error)
+        if config.portfolio is not None:
+            try:
+                verify_exposures(inspection.table, config.portfolio, party=config.party)
             except DataError as error:
                 problems.append(error)
     return DataReport(inspection, bins, minimum_cohort, tuple(problems))

@@ -100,7 +100,7 @@ def verify_amounts(
     broken = ~((exposure >= 0) & (exposure <= MAX_EXPOSURE))
     if broken.any():
         raise DataError(
-            f"expected exposures from 0 to {MAX_EXPOSURE:.0e}, found {np.count_nonzero(broken)} that are missing, "
+            f"expected exposures from 0 to {MAX_EXPOSURE:,.0f}, found {np.count_nonzero(broken)} that are missing, "
             "negative or larger; correct them at the source",
             party=party,
             source=source,

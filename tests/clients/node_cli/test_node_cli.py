@@ -130,6 +130,20 @@ def test_data_check_lists_every_problem_and_exits_3(node, tmp_path):
     assert "hidden" not in out
 
 
+def test_data_check_finds_the_exposures_that_no_portfolio_takes(node, tmp_path):
+    rows = [f"e{number},{number},{number % 7},{'ns'[number % 2]},{number // 2 % 2}" for number in range(200)]
+    rows[2] = "e2,2,-1,n,1"
+    (tmp_path / "rows.csv").write_text("\n".join(["code,income,owed,region,bad", *rows]))
+    document = yaml.safe_load((tmp_path / "node.yaml").read_text())
+    document["data"]["columns"] |= {"owed": {"kind": "numeric"}, "region": {"kind": "categorical"}}
+    document["pricing"] = {"funding": 0, "operation": 0, "loss_given_default": 0.4, "bands": {"city": 0.1}}
+    document["portfolio"] = {"exposure": "owed", "industry": "region", "region": "region"}
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(document))
+    code, out, _ = node("data", "check")
+    assert code == 3
+    assert "row 3, field owed: expected exposures from 0 to 1,000,000,000,000, found 1 that are" in out
+
+
 def test_data_check_prints_json(node):
     code, out, _ = node("data", "check", "--json")
     document = json.loads(out)
