@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from fedshare.wire.v1.scoring_pb2_grpc import ScoreServiceStub
 
 from .cli_scores import own_channel
 from .consents import ConsentDesk, consent_key
-from .score_wire import not_served
+from .score_wire import answer_from_wire, not_served
 from .state import write_private
 
 if TYPE_CHECKING:
@@ -121,9 +122,11 @@ def show_profile(
             response = ScoreServiceStub(channel).ShowProfile(request)
         except grpc.RpcError as error:
             raise _error(error) from error
-    document = MessageToDict(
+    shown = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    # Not the message's own JSON, which has whole points as text.
+    document = {"answer": asdict(answer_from_wire(response.answer)), "holders": shown["holders"]}
     write_private(out, json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
     lines = [f"profile of {response.answer.enterprise}: {response.answer.status} by the model; in {out}"]
     lines += [
@@ -139,7 +142,12 @@ def _apply(
     withdrawal = ConsentDesk(contract, state, lambda: datetime.now(UTC)).withdraw(envelope)
     reached = "noted here; the enterprise enters no training under the contract from now on"
     told = False
-    if config.scoring is not None:
+    if config.scoring is None:
+        reached = (
+            f"{reached}; NOBODY ELSE was told: send {file} to the banks, whose nodes tell every holder while they serve, "
+            "and otherwise to the holders (`fedshare-node consent apply`)"
+        )
+    else:
         try:
             with own_channel(config, state) as channel:
                 request = wire.WithdrawConsentRequest(contract=contract.digest(), withdrawal=envelope)

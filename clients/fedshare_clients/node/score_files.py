@@ -98,11 +98,13 @@ def read_applicants(path: Path, config: NodeConfig, identifier: str) -> list[wir
 
 
 def _source(path: Path, config: NodeConfig) -> CsvSource | ParquetSource:
+    if path.suffix not in {".csv", ".parquet"}:
+        raise ConfigError(f"{path}: expected a file that ends with .csv or .parquet")
+    if not path.is_file():
+        raise DataError("expected a file of applicants, found none; correct --in", source=str(path))
     if path.suffix == ".csv":
         return CsvSource(path, config.party, config.data.encoding, config.data.delimiter)
-    if path.suffix == ".parquet":
-        return ParquetSource(path, config.party)
-    raise ConfigError(f"{path}: expected a file that ends with .csv or .parquet")
+    return ParquetSource(path, config.party)
 
 
 def _cells(source: str, field: str, row: int, array: pa.Array, kind: str, config: NodeConfig) -> list[Any]:

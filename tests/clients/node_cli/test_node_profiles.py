@@ -43,6 +43,7 @@ def test_a_profile_has_the_score_and_every_holders_part(bank, consent, capsys):
     assert command(bank, "profile", "--contract", "joint-score", "--consent", consent, "--out", out) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["answer"]["status"] == "scored"
+    assert isinstance(document["answer"]["points"], int)
     assert document["holders"]["tax"]["columns_with_value"] == 1
     assert out.stat().st_mode & 0o777 == 0o600
     assert "tax: known" in capsys.readouterr().out

@@ -172,7 +172,7 @@ def test_a_file_of_another_kind_and_a_missing_file_are_named(bank, tmp_path, cap
     folder, _, _, _ = bank
     assert command(folder, "score", "--in", str(tmp_path / "in.xlsx"), "--out", str(tmp_path / "o.csv")) == 2
     assert command(folder, "score", "--in", str(tmp_path / "in.csv"), "--out", str(tmp_path / "o.csv")) == 3
-    assert "in.csv" in capsys.readouterr().err
+    assert "in.csv: expected a file of applicants, found none; correct --in" in capsys.readouterr().err
 
 
 def test_nothing_is_written_where_nobody_can_be_scored(bank, tmp_path, capsys):
