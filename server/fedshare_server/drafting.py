@@ -61,12 +61,13 @@ def complete(
     if "nonce" in document:
         raise ConfigError("nonce: is drawn when the contract is drafted: leave it out")
     begin = now.replace(microsecond=0)
+    parties = [_with_keys(party, enrolled) for party in document["parties"]]
     filled = {
         "valid_from": begin.isoformat(),
         "valid_until": (begin + DEFAULT_VALIDITY).isoformat(),
         "code_digest": installed,
-        **document,
-        "parties": [_with_keys(party, enrolled) for party in document["parties"]],
+        **_with_consent_key(document, parties),
+        "parties": parties,
         "log": _log_terms(document, enrolled, log_keys, outside),
         "nonce": randomness(32).hex(),
     }
@@ -95,6 +96,19 @@ def _log_terms(
         "witnesses": witnesses,
         "quorum": written.get("quorum", least_quorum(len(witnesses))),
     }
+
+
+def _with_consent_key(document: Mapping[str, Any], parties: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """Return the document, with the identity key of the party that attests consents in the place of its id."""
+    scoring = document.get("scoring")
+    profile = scoring.get("profile") if isinstance(scoring, Mapping) else None
+    if not (isinstance(scoring, Mapping) and isinstance(profile, Mapping)):
+        return document
+    named = profile.get("consent_key")
+    keys = [party["identity_key"] for party in parties if party["id"] == named]
+    if not keys:
+        return document  # the key of somebody outside: the contract's own check tells whether it is one
+    return {**document, "scoring": {**scoring, "profile": {**profile, "consent_key": keys[0]}}}
 
 
 def _with_keys(party: object, enrolled: Mapping[str, PartyRecord]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def keep_log(processes: Processes, config: Path, contract: str, out: Path, spare
         raise UnavailableError(
             "the witnesses have not cosigned the audit log; the coordinator's log says why"
         )
+    shutil.rmtree(out / "log", ignore_errors=True)  # of an earlier run of the same federation
     shutil.copytree(log, out / "log", ignore=_PRIVATE)
 
 

@@ -25,6 +25,7 @@ YAML file that names parties, sources, columns, label and model.
 
   fedshare-local economy --out DATA          generate a regional economy to try it on
   fedshare-local run EXPERIMENT.yaml --out DIR
+  fedshare-local serve DIR                   serve the model that `run` left there, until ctrl-C
   fedshare-local compare CANDIDATES.yaml --out DIR
 
 Exit codes are those of the other commands (docs/operating.md).
@@ -78,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
         help="also train on pooled data, as no party could, and report the difference",
     )
     run.set_defaults(command=_run)
+    serve = verbs.add_parser("serve", help="serve the model of a completed run until ctrl-C")
+    serve.add_argument("out", type=Path, metavar="DIR", help="what `run` was given as --out")
+    serve.set_defaults(command=_serve)
     compare = verbs.add_parser("compare", help="run several candidate models and set them side by side")
     compare.add_argument("candidates", type=Path, metavar="CANDIDATES.yaml")
     compare.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is left")
@@ -103,6 +107,13 @@ def _run(arguments: argparse.Namespace) -> int:
         f"federated{pooled}; {report['iterations']} iterations, {report['seconds']['total']:.0f} s"
     )
     print(f"Read {arguments.out / 'report.html'}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from .serving import serve_folder  # noqa: PLC0415 - as above
+
+    serve_folder(arguments.out, _say)
     return 0
 
 

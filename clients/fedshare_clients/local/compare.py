@@ -103,7 +103,7 @@ def run_comparison(
         say(f"candidate {name} ({place} of {len(comparison.candidates)})")
         folder = out / name
         try:
-            reports[name] = run_experiment(experiment, folder, check=False, say=say)
+            reports[name] = run_experiment(experiment, folder, check=False, say=say, score=False)
         except FedshareError as error:
             failures[name] = error
             say(f"candidate {name} failed: {error}")

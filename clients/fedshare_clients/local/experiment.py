@@ -17,9 +17,10 @@ from fedshare.contract.model import Alignment, Column, Outputs, Party, Points, S
 from fedshare.contract.network import NetworkModel  # noqa: TC001 - pydantic reads it
 from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
-from fedshare.contract.scoring import Scoring  # noqa: TC001  pydantic reads it
+from fedshare.contract.scoring import Profile, Scoring
 from fedshare.errors import ConfigError
 from fedshare.settings import parse_yaml
+from fedshare_clients.node.config import BandConfig  # noqa: TC001 - pydantic reads it
 from fedshare_clients.node.pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class ExperimentParty(_Strict):
     """One institution: its role, its source and the columns it contributes; a name alone is a numeric column.
 
     ``pricing`` is what a bank's loans cost, for its report, and ``portfolio`` which columns of its source describe its
-    exposures; these need not be among ``columns``. ``applicants`` is whom a bank scores where the experiment has
-    ``scoring``: without it, its own rows.
+    exposures; these need not be among ``columns``. ``bands`` are a bank's decision bands, and ``applicants`` whom it scores
+    where the experiment has ``scoring``: without it, its own rows.
     """
 
     role: Literal["feature_holder", "label_holder"]
@@ -75,6 +76,7 @@ class ExperimentParty(_Strict):
     columns: tuple[Column, ...] = ()
     pricing: PricingConfig | None = None
     portfolio: PortfolioConfig | None = None
+    bands: tuple[BandConfig, ...] = ()
     applicants: Source | None = None
 
     @field_validator("columns", mode="before")
@@ -90,15 +92,30 @@ class ExperimentParty(_Strict):
             raise ValueError("a label_holder needs source.label, the column with the 0/1 outcome")
         if self.role == "feature_holder" and not self.columns:
             raise ValueError("a feature_holder needs at least one column")
-        if self.role == "feature_holder" and (self.pricing is not None or self.portfolio is not None):
-            raise ValueError("pricing and portfolio belong to a label_holder")
+        if self.role == "feature_holder" and (
+            self.pricing or self.portfolio or self.bands or self.applicants
+        ):
+            raise ValueError("pricing, portfolio, bands and applicants belong to a label_holder")
         return self
+
+
+class _Profile(Profile):
+    """As in the contract, or with the party that attests consents in the place of its key, which enrolment supplies."""
+
+    @field_validator("consent_key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        return value  # whether it is one, or a party, comes out when the contract is drafted
+
+
+class _Scoring(Scoring):
+    profile: _Profile | None = None
 
 
 class Experiment(_Strict):
     """A federation to run: parties, model and what the contract between them will say.
 
-    With ``scoring`` the model is served once after training, and every bank scores its own rows.
+    With ``scoring`` the model is served once after training, and every bank scores its applicants.
 
     ``roster`` is the file with the region's enterprise codes, one a line, for ``missing_enterprises: impute``.
     """
@@ -118,7 +135,8 @@ class Experiment(_Strict):
     points: Points = Points()
     portfolio: Portfolio | None = None
     privacy: Privacy = Privacy()
-    scoring: Scoring | None = None
+    scoring: _Scoring | None = None
+    max_runs: Annotated[int, Field(ge=1, le=1000)] = 1
 
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
@@ -164,9 +182,10 @@ class Experiment(_Strict):
                 "portfolio",
                 "privacy",
                 "scoring",
+                "max_runs",
             },
         )
-        return {**shared, "parties": parties, "max_runs": 1}
+        return {**shared, "parties": parties}
 
 
 def load_experiment(path: Path) -> Experiment:

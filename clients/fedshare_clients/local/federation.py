@@ -15,21 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 import yaml
 
-from fedshare.errors import ConfigError, DataError, FedshareError, RunFailedError, UnavailableError
+from fedshare.errors import ConfigError, DataError, FedshareError, RunFailedError
 from fedshare_clients.node.config import load_config
 from fedshare_clients.node.data import load
 from fedshare_clients.node.report import report_run
 from fedshare_clients.node.report_data import check_data
 from fedshare_clients.node.state import NodeState
 
-from .applicants import applicants_of
 from .audit import keep_log, verify_copy
 from .check import Customers, pooled_metrics
 from .processes import Processes
 from .report import build_report, write_report
+from .running import node_command, start_coordinator, start_nodes
+from .serving import score_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["run_experiment"]
 
-_READY_SECONDS = 120.0
 # How long the others may take to notice that a node has died: the Exchange ends the run within a minute.
 _AFTER_DEATH_SECONDS = 90.0
 
 
 def run_experiment(
-    experiment: Experiment, out: Path, *, check: bool, say: Callable[[str], None]
+    experiment: Experiment, out: Path, *, check: bool, say: Callable[[str], None], score: bool = True
 ) -> dict[str, Any]:
     """Run ``experiment``, write its report into ``out`` and return it.
 
@@ -54,6 +53,7 @@ def run_experiment(
         out: a new folder, or one without results of an earlier run.
         check: train the same model on pooled data as well, which only this harness can.
         say: takes a line of progress.
+        score: where the experiment has ``scoring``, serve the model once and score every bank's applicants.
 
     Raises:
         ConfigError: ``out`` holds the results of an earlier run.
@@ -64,6 +64,7 @@ def run_experiment(
     local = _LocalFederation(experiment, out, say)
     with Processes(out / "logs", {"FEDSHARE_STATE": str(out / "coordinator")}) as processes:
         run_id = local.run(processes)
+        scores = local.score(processes) if score and experiment.scoring is not None else {}
         party = next(iter(experiment.parties))
         keep_log(processes, out / party / "node.yaml", experiment.name, out, experiment.spared())
     verify_copy(processes, out, say)
@@ -86,6 +87,8 @@ def run_experiment(
     run = {"run_id": run_id, "contract_digest": results[banks[0]]["contract_digest"]}
     report = build_report(experiment.name, run, results, measured, time.monotonic() - started)
     pages = {bank: _validate(out, bank, run_id, say) for bank in banks}
+    if scores:
+        report["scores"] = scores
     report["validation"] = {bank: page for bank, page in pages.items() if page}
     if lost:
         report["lost_banks"] = lost
@@ -127,12 +130,8 @@ class _LocalFederation:
             list(pool.map(lambda party: self._enrol(processes, party), self._experiment.parties))
         self._say("contract: the coordinator drafts it, every party approves it")
         self._agree(processes)
-        for party in self._experiment.parties:
-            processes.start(party, ["fedshare-node", "--config", str(self._config(party)), "run"])
-        run_id = self._train(processes)
-        if self._experiment.scoring is not None:
-            self._score(processes)
-        return run_id
+        start_nodes(processes, self._out, self._experiment.parties)
+        return self._train(processes)
 
     def _check_data(self, party: str) -> None:
         """Write ``node.yaml`` and read the party's rows, before any process is started for them."""
@@ -144,7 +143,8 @@ class _LocalFederation:
         }
         settings = _node_settings(self._experiment, party, addresses)
         if self._experiment.scoring is not None and party in self._score_ports:
-            settings["scoring"] = {"listen": f"127.0.0.1:{self._score_ports[party]}"}
+            bands = [band.model_dump() for band in self._experiment.parties[party].bands]
+            settings["scoring"] = {"listen": f"127.0.0.1:{self._score_ports[party]}", "bands": bands}
         config.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         report = check_data(load_config(config), self._experiment.minimum_cohort)
         (self._out / "logs" / f"{party}.log").write_text(f"{report.to_text()}\n", encoding="utf-8")
@@ -170,16 +170,14 @@ class _LocalFederation:
             encoding="utf-8",
         )
         processes.call("coordinator", ["fedshare-server", "init", "--config", str(settings)])
-        ready = self._out / "coordinator-ready"
-        processes.start("coordinator", ["fedshare-server", "run", "--ready-file", str(ready)])
-        _wait_for(ready.exists, processes, "the coordinator to answer")
+        start_coordinator(processes, self._out)
 
     def _enrol(self, processes: Processes, party: str) -> None:
         self._say(f"{party}: making keys and enrolling")
         invitation = self._out / party / "invitation.json"
         role = self._experiment.parties[party].role
         processes.call(party, ["fedshare-server", "enrol", party, "--role", role, "--out", str(invitation)])
-        node = ["fedshare-node", "--config", str(self._config(party))]
+        node = node_command(self._out, party)
         processes.call(party, [*node, "init"])
         processes.call(party, [*node, "enrol", str(invitation)])
 
@@ -193,9 +191,7 @@ class _LocalFederation:
                     lambda party: processes.call(
                         party,
                         [
-                            "fedshare-node",
-                            "--config",
-                            str(self._config(party)),
+                            *node_command(self._out, party),
                             "contract",
                             "approve",
                             self._experiment.name,
@@ -235,19 +231,10 @@ class _LocalFederation:
             raise self._cause(lines, code)
         return int(next(line.split()[1] for line in lines if line.startswith("Run ")))
 
-    def _score(self, processes: Processes) -> None:
-        """Serve the model and let every bank score its applicants, by the command that it would use."""
-        self._say("scores: serving the model")
-        served = processes.call("serve", ["fedshare-server", "serve", self._experiment.name])
-        for bank in self._score_ports:
-            config, applicants = load_config(self._config(bank)), self._experiment.parties[bank].applicants
-            source, out = self._out / bank / "applicants.parquet", self._out / bank / "scores.parquet"
-            pq.write_table(applicants_of(config, applicants), source)
-            command = ["score", "--in", str(source), "--out", str(out)]
-            said = processes.call(bank, ["fedshare-node", "--config", str(self._config(bank)), *command])
-            self._say(f"{bank}: {said.strip()}")
-        serving = next(line.split()[1] for line in served.splitlines() if line.startswith("Run "))
-        processes.call("serve", ["fedshare-server", "end", serving])
+    def score(self, processes: Processes) -> dict[str, dict[str, Any]]:
+        """Let every bank score its applicants by the model of the completed run; return the counts by bank."""
+        applicants = {bank: self._experiment.parties[bank].applicants for bank in self._score_ports}
+        return score_once(processes, self._out, self._experiment.name, applicants, self._say)
 
     def _cause(self, lines: list[str], code: int) -> FedshareError:
         """Return the failure with the fullest account that any party left of it."""
@@ -319,18 +306,6 @@ def _make_room(out: Path) -> None:
                 f"{out}: holds the results of an earlier run ({name}); name another folder with --out, or remove this one"
             )
     out.mkdir(parents=True, exist_ok=True)
-
-
-def _wait_for(condition: Callable[[], bool], processes: Processes, what: str) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while not condition():
-        if killed := processes.verify_alive():
-            raise RunFailedError(killed)
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"waited {_READY_SECONDS:.0f} s for {what}; its log is in the output folder"
-            )
-        time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:

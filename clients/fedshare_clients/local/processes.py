@@ -23,7 +23,7 @@ _GRACE_SECONDS = 15.0
 
 
 class Processes:
-    """The processes of one federation; leaving the context ends all of them, whatever happened."""
+    """The processes of one federation; leaving the context ends all of them, whatever happened, the first one last."""
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self._logs = logs
@@ -37,15 +37,10 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._running.values():
-            _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        for process in self._running.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
-                process.wait()
+        running = list(self._running.values())
+        # The coordinator last: a node that cannot take its leave of it would be refused for a minute after a new start.
+        _end(running[1:])
+        _end(running[:1])
 
     def call(self, name: str, command: Sequence[str]) -> str:
         """Run ``command`` to its end and return what it printed.
@@ -96,6 +91,19 @@ class Processes:
                 text = (self._logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
                 raise _failure(name, text, code)
         return ""
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes with their groups, by force if they take too long."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
 
 
 def _own_command(command: Sequence[str]) -> list[str]:

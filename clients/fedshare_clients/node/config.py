@@ -34,6 +34,7 @@ from fedshare.settings import parse_yaml
 from .pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
 
 __all__ = [
+    "BandConfig",
     "ColumnConfig",
     "CoordinatorConfig",
     "DataConfig",

@@ -63,3 +63,23 @@ def test_banks_whose_columns_differ_are_told_which_before_anything_starts(tmp_pa
     assert main(["run", str(tmp_path / "banks.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert "usage has kind numeric at bank and categorical at bank-b" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_run_cannot_be_served(tmp_path, capsys):
+    assert main(["serve", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_model_whose_contract_does_not_speak_of_scoring_is_not_served(tmp_path, capsys):
+    (tmp_path / "contract.yaml").write_text(yaml.safe_dump({"name": "small", "parties": [], "scoring": None}))
+    assert main(["serve", str(tmp_path)]) == 2
+    assert "no section `scoring`" in capsys.readouterr().err
+
+
+def test_what_only_a_bank_decides_is_refused_at_a_holder(tmp_path):
+    tax = {**EXPERIMENT["parties"]["tax"], "bands": [{"name": "all"}]}
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump({**EXPERIMENT, "parties": {**EXPERIMENT["parties"], "tax": tax}})
+    )
+    with pytest.raises(ConfigError, match=r"parties\.tax: .*bands .*belong to a label_holder"):
+        load_experiment(tmp_path / "small.yaml")

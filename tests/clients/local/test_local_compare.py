@@ -82,7 +82,7 @@ def test_what_is_no_candidate_is_refused_by_name(loaded, candidates, said):
 def harness(monkeypatch, scores):
     """Let runs leave what a federation leaves: the file of scored customers at the bank, without a federation."""
 
-    def run(experiment, folder, *, check, say):
+    def run(experiment, folder, *, check, say, score):
         name = folder.name
         if name not in scores:
             raise DataError("expected a column, found none", party="tax", field="a")

@@ -23,6 +23,11 @@ def drafted(draft):
     for number, party in enumerate(draft["parties"]):
         party["identity_key"] = encode_public_key(keys[number].public_bytes())
         party["flower_key"] = f"{number:064x}"
+    profile = (draft["scoring"] or {}).get("profile")
+    if profile:
+        (profile["consent_key"],) = (
+            party["identity_key"] for party in draft["parties"] if party["id"] == profile["consent_key"]
+        )
     witnesses = {
         party["id"]: NoteSigner(f"{party['id']}/witness", key.signing_key, COSIGNATURE).key.vkey
         for party, key in zip(draft["parties"], keys, strict=True)

@@ -50,6 +50,20 @@ def test_the_seconds_of_the_chart_add_up_to_the_whole(tmp_path):
     assert "together 9.0" in text
 
 
+def test_scores_are_counted_by_status_with_the_reasons(tmp_path):
+    counts = {
+        "answers": 1200,
+        "status": {"scored": 1190, "withheld": 10},
+        "reasons": {"unknown_enterprise": 10},
+    }
+    text = page(tmp_path, scores={"bank": {**counts, "seconds": 3.14}})
+    row = "".join(text[text.index("<h2>Scores") :].split())
+    cells = "".join(
+        f"<td>{each}</td>" for each in ("1,200", "1,190", "0", "10", "unknown_enterprise:10", "3.1")
+    )
+    assert cells in row
+
+
 def test_a_loss_that_was_not_measured_is_left_out_of_the_chart(tmp_path):
     text = page(tmp_path, history=[{"loss": 0.5, "holdout_loss": None}, {"loss": 0.4, "holdout_loss": None}])
     assert ">training<" in text

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedshare.audit.notes import COSIGNATURE, NoteSigner
 from fedshare.contract import enforcement, log, model, network, portfolio, privacy, scoring
+from fedshare.errors import ConfigError
 from fedshare.identity.keys import IdentityKey
 from fedshare.privacy.leaks import summarise
 from fedshare_server.drafting import complete
@@ -69,6 +70,18 @@ def test_the_sample_is_drafted_as_it_stands():
     assert [party.id for party in agreed.parties] == ["tax-bureau", "court", "city-bank"]
     assert agreed.purpose == agreed.purpose.strip()
     assert "26 bins x 31 queries x 3 runs = 2,418 sums" in summarise(agreed)
+
+
+def test_a_party_that_attests_consents_is_named_and_its_key_filled_in():
+    profile = {"consent_key": "court", "releases": ["band"]}
+    document = {**SAMPLE, "scoring": {"quota": 10, "profile": profile}}
+    agreed = complete(document, enrolled(), "c0" * 32, LOG_KEYS, {}, NOW, lambda size: b"\x11" * size)
+    assert agreed.scoring.profile.consent_key == agreed.party("court").identity_key
+    with pytest.raises(ConfigError, match="consent_key"):
+        complete(
+            {**document, "scoring": {"quota": 10, "profile": {**profile, "consent_key": "nobody"}}},
+            enrolled(), "c0" * 32, LOG_KEYS, {}, NOW, lambda size: b"\x11" * size,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted({name for each in MODELS for name in each.model_fields}))
