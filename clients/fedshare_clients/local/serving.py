@@ -101,7 +101,7 @@ def serve_folder(out: Path, say: Callable[[str], None]) -> None:
         else:
             raise RunFailedError(killed)
         _end_serving(processes, run)
-        keep_log(processes, out / parties[0] / "node.yaml", contract, out)
+        keep_log(processes, out / parties[0] / "node.yaml", contract, out, spared=())
     verify_copy(processes, out, say)
 
 
