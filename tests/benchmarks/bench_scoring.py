@@ -54,11 +54,12 @@ async def load(address: str, tls: TlsIdentity, names: list[str], callers: int) -
         return waits, time.perf_counter() - began
 
 
-def call(address: str, tls: TlsIdentity, rounds: list[tuple[str, int, list[str]]], pipe: Connection) -> None:
-    """Be the caller: send the waits of every round."""
-    for kind, callers, names in rounds:
-        pipe.send((kind, callers, *asyncio.run(load(address, tls, names, callers))))
-    pipe.send(None)
+def call(address: str, tls: TlsIdentity, pipe: Connection) -> None:
+    """Be the caller: for every round that comes, send back the waits, the seconds and the processor time."""
+    while (asked := pipe.recv()) is not None:
+        before = time.process_time()
+        waits, seconds = asyncio.run(load(address, tls, *asked))
+        pipe.send((waits, seconds, time.process_time() - before))
 
 
 def run(universe: int = 100_000, first: int = 1000, again: int = 5000) -> list[dict[str, Any]]:
@@ -81,14 +82,15 @@ def run(universe: int = 100_000, first: int = 1000, again: int = 5000) -> list[d
         address, tls = federation.serve()
         context = multiprocessing.get_context(START_METHOD)
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=call, args=(address, tls, [("first", 8, warm_up(universe)), *rounds], theirs)
-        )
+        process = context.Process(target=call, args=(address, tls, theirs))
         process.start()
         theirs.close()
-        ours.recv()  # the warm-up
-        while (measured := ours.recv()) is not None:
-            kind, callers, waits, seconds = measured
+        for kind, callers, names in [("warm_up", 8, warm_up(universe)), *rounds]:
+            before = federation.cpu_seconds()
+            ours.send((names, callers))
+            waits, seconds, caller_cpu = ours.recv()
+            after = federation.cpu_seconds()
+            cpu = {"caller": caller_cpu} | {process: after[process] - before[process] for process in after}
             lines.append(
                 {
                     "name": f"online_score_{kind}",
@@ -101,10 +103,12 @@ def run(universe: int = 100_000, first: int = 1000, again: int = 5000) -> list[d
                     "p99_seconds": float(np.quantile(waits, 0.99)),
                     "per_second": len(waits) / seconds,
                     "callers": callers,
+                    "cpu_microseconds": {each: round(1e6 * used / len(waits)) for each, used in cpu.items()},
                 }
             )
+        ours.send(None)
         process.join()
-    return lines
+    return lines[1:]
 
 
 def warm_up(universe: int) -> list[str]:

@@ -314,9 +314,11 @@ class _Platform:
 
     def __post_init__(self) -> None:
         self.identity = self.work.identity(self.party)
-        self.withdrawals = NodeState(self.folder)
+        folder = self.folder / f"{self.party}-state"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.state = self.withdrawals = NodeState(folder)
         self.memory = _Memory()
-        self.privacy = PrivacyAccount(self.party, PrivacyConfig(), NodeState(self.folder), self.now)
+        self.privacy = PrivacyAccount(self.party, PrivacyConfig(), self.state, self.now)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -342,8 +344,8 @@ class _Platform:
     def await_opening(self, contract: Contract, run_id: int, phase: str) -> None:
         pass
 
-    def spend(self, _contract: Contract, _what: str, _amount: int, _limit: int) -> int:
-        return 0
+    def spend(self, contract: Contract, what: str, amount: int, limit: int) -> int:
+        return self.state.spend(contract.digest(), what, amount, limit)
 
     def verify_own_approval(self, contract: Contract) -> None:
         pass
@@ -401,6 +403,9 @@ def serve_party(work: Work, party: str, folder: Path, connection: tuple[Any, ...
     while (request := pipe.recv()) != "stop":
         if request == "score service":
             pipe.send(_start_scores(platform, stack))
+            continue
+        if request == "usage":
+            pipe.send(time.process_time())
             continue
         if request == "report":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -527,6 +532,14 @@ class Federation:
                 hellos = [reply["hello"] for reply, _, _, _ in replies.values()]
             if phase == "evaluate":
                 self._collect()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the processor time of every process so far, by party, and of the coordinator's as ``exchange``."""
+        for pipe in self._pipes.values():
+            pipe.send("usage")
+        return {"exchange": self._exchange_cpu()} | {
+            party: pipe.recv() for party, pipe in self._pipes.items()
+        }
 
     def _exchange_cpu(self) -> float:
         self._exchange.send("usage")

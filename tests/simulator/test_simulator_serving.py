@@ -175,7 +175,7 @@ def test_an_answer_says_points_band_coverage_model_and_age(serving: tuple[Simula
     assert result is not None
     assert (digest, run, commitment) == (simulation.contract.digest(), "1", result["commitment"]["digest"])
     assert answer.age_seconds is not None
-    assert 0 <= answer.age_seconds < 60
+    assert answer.age_seconds >= 0
 
 
 def test_a_receipt_proves_the_answer_and_no_other(serving: tuple[Simulation, Scorer]) -> None:

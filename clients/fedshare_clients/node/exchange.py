@@ -44,6 +44,9 @@ _ENVELOPE_OVERHEAD = 1024
 _FIRST_BACKOFF_SECONDS = 0.1
 _MAX_BACKOFF_SECONDS = 3.0
 _CALL_SECONDS = 10.0
+# An acknowledgement waits so long for further ones, unless this part of the window is owed.
+_ACK_SECONDS = 0.05
+_ACK_SHARE = 4
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -75,11 +78,16 @@ class _Outbox:
 
 @dataclass(slots=True)
 class _Inbox:
-    """Envelopes of one sender: ``waiting`` for the node, ``arrived`` and ``taken`` are next sequences."""
+    """Envelopes of one sender: ``waiting`` for the node, ``arrived`` and ``taken`` are next sequences.
 
+    ``owed`` is what those cost that were taken and not acknowledged.
+    """
+
+    changed: threading.Condition
     waiting: deque[envelope_pb2.Envelope] = field(default_factory=deque)
     arrived: int = 0
     taken: int = 0
+    owed: int = 0
 
 
 class ExchangeClient:
@@ -123,10 +131,11 @@ class ExchangeClient:
         self._send_timeout_seconds = send_timeout_seconds
         self._instance = secrets.token_bytes(16)
         self._outboxes = {peer: _Outbox() for peer in sorted(peers)}
-        self._inboxes = {peer: _Inbox() for peer in sorted(peers)}
-        self._acks: dict[str, int] = {}
-        self._lost: set[str] = set()
         self._lock = threading.Lock()
+        self._inboxes = {peer: _Inbox(threading.Condition(self._lock)) for peer in sorted(peers)}
+        self._acks: dict[str, int] = {}
+        self._acks_due = 0.0
+        self._lost: set[str] = set()
         self._changed = threading.Condition(self._lock)  # for callers of send and receive
         self._writable = threading.Condition(self._lock)  # for the writer
         self._stream = 0  # number of the current stream
@@ -218,7 +227,7 @@ class ExchangeClient:
         if inbox is None:
             raise ProtocolError(f"{sender!r} is not another party of run {self._run_id}")
         with self._lock:
-            if not self._changed.wait_for(
+            if not inbox.changed.wait_for(
                 lambda: self._failure or inbox.waiting or sender in self._lost, timeout_seconds
             ):
                 raise UnavailableError(
@@ -229,10 +238,18 @@ class ExchangeClient:
                 raise PartyLostError(sender)
             envelope = inbox.waiting.popleft()
             inbox.taken += 1
-            self._acks[sender] = inbox.taken
             self.bytes_received += envelope.ByteSize()
-            self._writable.notify_all()
+            self._owe(sender, inbox, _cost(envelope))
             return envelope
+
+    def _owe(self, sender: str, inbox: _Inbox, cost: int) -> None:
+        """Acknowledge soon, with what is taken meanwhile; the lock is held."""
+        inbox.owed += cost
+        is_much = inbox.owed * _ACK_SHARE >= self._window_bytes
+        if is_much or not self._acks:
+            self._acks_due = time.monotonic() + (0.0 if is_much else _ACK_SECONDS)
+            self._writable.notify_all()
+        self._acks[sender] = inbox.taken
 
     def is_lost(self, party: str) -> bool:
         """Whether the Exchange has said that the run goes on without ``party``."""
@@ -296,7 +313,7 @@ class ExchangeClient:
             if self._failure is None:
                 self._failure = UnavailableError("the connection to the Exchange is closed")
             self._writable.notify_all()
-            self._changed.notify_all()
+            self._notify_callers()
         self._channel.close()
         self._thread.join(_CALL_SECONDS)
 
@@ -313,8 +330,14 @@ class ExchangeClient:
         with self._lock:
             if self._failure is None:
                 self._failure = error
-            self._changed.notify_all()
+            self._notify_callers()
             self._writable.notify_all()
+
+    def _notify_callers(self) -> None:
+        """Wake every caller of send and receive; the lock is held."""
+        self._changed.notify_all()
+        for inbox in self._inboxes.values():
+            inbox.changed.notify_all()
 
     def _maintain(self) -> None:
         """Keep a stream open until the run is over here: what the client's own thread does."""
@@ -361,7 +384,8 @@ class ExchangeClient:
         with self._lock:
             if frame == "envelope":
                 self._arrive(response.envelope)
-            elif frame == "ack" and response.ack.peer in self._outboxes:
+                return
+            if frame == "ack" and response.ack.peer in self._outboxes:
                 self._outboxes[response.ack.peer].forget_below(response.ack.next_sequence)
             elif frame == "opened" and not self._is_open:
                 self._resume(response.opened)
@@ -371,7 +395,7 @@ class ExchangeClient:
                 raise RunFailedError(response.aborted.reason)
             else:
                 raise ProtocolError("the Exchange sent a frame that version 1 does not have there")
-            self._changed.notify_all()
+            self._notify_callers()
 
     def _arrive(self, envelope: envelope_pb2.Envelope) -> None:
         inbox = self._inboxes.get(envelope.sender)
@@ -383,6 +407,7 @@ class ExchangeClient:
         if envelope.sequence == inbox.arrived:  # a smaller one was under way when the connection was cut
             inbox.waiting.append(envelope)
             inbox.arrived += 1
+            inbox.changed.notify_all()
 
     def _resume(self, opened: wire.Opened) -> None:
         for peer, outbox in self._outboxes.items():
@@ -410,7 +435,8 @@ class ExchangeClient:
         while True:
             with self._lock:
                 while (frame := self._next_frame()) is None and not self._is_done(stream):
-                    self._writable.wait()
+                    awaits_acks = self._is_open and bool(self._acks)
+                    self._writable.wait(max(self._acks_due - time.monotonic(), 0.0) if awaits_acks else None)
                 if self._is_done(stream):
                     return
                 closing = frame is None or isinstance(frame, wire.Close)
@@ -429,8 +455,9 @@ class ExchangeClient:
     def _next_frame(self) -> wire.Ack | wire.Close | envelope_pb2.Envelope | None:
         if not self._is_open:
             return None
-        if self._acks:
+        if self._acks and (self._closing or time.monotonic() >= self._acks_due):
             peer, sequence = self._acks.popitem()
+            self._inboxes[peer].owed = 0
             return wire.Ack(peer=peer, next_sequence=sequence)
         for peer, outbox in self._outboxes.items():
             if outbox.cursor < outbox.end:

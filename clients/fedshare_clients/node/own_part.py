@@ -68,6 +68,8 @@ class OwnPart:
         self._needed = list(dict.fromkeys([*needed, *(self._network.column_names if self._network else ())]))
         self._load = load
         self.refresh()
+        #: What the bank says of whom it knows nothing about.
+        self.nothing = self.given({})
 
     @property
     def has_columns(self) -> bool:

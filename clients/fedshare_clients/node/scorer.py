@@ -179,7 +179,7 @@ class Scorer:
             return _Case(name.decode(), self._own.given(cells), "given")
         row, has_columns = self._own.row(name), self._own.has_columns
         if row is None:
-            return _Case(name.decode(), self._own.given({}), "missing" if has_columns else "none")
+            return _Case(name.decode(), self._own.nothing, "missing" if has_columns else "none")
         return _Case(name.decode(), row, "table" if has_columns else "none")
 
     def _verify_consenting(self, name: bytes) -> None:
@@ -193,12 +193,9 @@ class Scorer:
         opened = self._bank.known(name)
         if opened is not None:
             return opened
-        asked = asyncio.wrap_future(self._bank.ask(name))
         try:
-            # Shielded: others may wait for the same enterprise, and a late answer is kept.
-            return await asyncio.wait_for(asyncio.shield(asked), self._wait_seconds)
+            return await asyncio.wait_for(self._bank.ask(name), self._wait_seconds)
         except TimeoutError:
-            asked.add_done_callback(lambda late: late.exception())
             raise UnavailableError("a holder does not answer") from None
 
     def _reasons(self, case: _Case, opened: Opened) -> tuple[str, ...]:

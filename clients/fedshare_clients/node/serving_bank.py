@@ -7,8 +7,11 @@ whenever every holder has refreshed its column. No holder learns which enterpris
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections import defaultdict
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +30,7 @@ from .serving_threads import start_threads
 from .words import decode_fixed, unpack_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,6 +47,8 @@ __all__ = ["Opened", "ServingBank"]
 _TAG_BYTES: Final = 16
 # Identifiers in one message: a large batch must not keep a single question waiting for long.
 _MAX_BATCH: Final = 1000
+# How long a question waits for as many as the one before it had.
+_GATHER_SECONDS: Final = 0.002
 # Columns of holders that are ahead of the slowest one; with more the slowest one counts as broken.
 _MAX_AHEAD: Final = 8
 
@@ -88,6 +93,21 @@ class _Question:
     answers: dict[str, RowKeys | payload.KeysRefused] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Opened]
+
+    def settle(self, outcome: Opened | FedshareError) -> None:
+        """Tell whoever waits; in the thread of its loop."""
+        if self.future.done():
+            return
+        if isinstance(outcome, FedshareError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
 class ServingBank:
     """One serving run of one bank. Secrets live in this object only and end with it.
 
@@ -129,8 +149,10 @@ class ServingBank:
         self._session_id = b""
         self._closed = ""
         self._changed = threading.Condition()
-        self._waiting: dict[bytes, Future[Opened]] = {}
+        self._waiting: dict[bytes, list[_Waiter]] = {}
         self._pending: list[bytes] = []
+        # How many pending identifiers are worth waking the thread that asks for them.
+        self._wanted = 1
         self._question: _Question | None = None
         self._asked = 0
         self._updating = threading.Lock()
@@ -167,11 +189,8 @@ class ServingBank:
             waiting, self._waiting = self._waiting, {}
             self._pending.clear()
             self._changed.notify_all()
-        futures: list[Future[Any]] = [
-            *waiting.values(),
-            *(asked for _, asked in list(self._profiles.values())),
-        ]
-        for future in futures:
+        _settle((waiters, UnavailableError(reason)) for waiters in waiting.values())
+        for _, future in list(self._profiles.values()):
             if not future.done():
                 future.set_exception(UnavailableError(reason))
 
@@ -192,26 +211,28 @@ class ServingBank:
         """Return what is known of an enterprise whose row keys are here, or ``None``."""
         return self._opened.get(identifier)
 
-    def ask(self, identifier: bytes) -> Future[Opened]:
-        """Return what will be known of an enterprise once every holder has answered.
+    async def ask(self, identifier: bytes) -> Opened:
+        """Return what is known of an enterprise once every holder has answered; whoever gives up waiting changes nothing.
 
-        The future raises ``RefusedError`` if a holder refuses, and ``UnavailableError`` if the run ends first.
+        Raises:
+            RefusedError: a holder refuses.
+            UnavailableError: the run ends first.
         """
+        loop = asyncio.get_running_loop()
         with self._changed:
-            future = self._waiting.get(identifier)
-            if future is None:
-                future = Future()
-                # It may have come since the caller looked: asking again would count again.
-                if (row := self._opened.get(identifier)) is not None:
-                    future.set_result(row)
-                    return future
-                if self._closed:
-                    future.set_exception(UnavailableError(self._closed))
-                    return future
-                self._waiting[identifier] = future
+            # It may have come since the caller looked: asking again would count again.
+            if (row := self._opened.get(identifier)) is not None:
+                return row
+            if self._closed:
+                raise UnavailableError(self._closed)
+            waiter = _Waiter(loop, loop.create_future())
+            waiters = self._waiting.setdefault(identifier, [])
+            waiters.append(waiter)
+            if len(waiters) == 1:
                 self._pending.append(identifier)
-                self._changed.notify_all()
-            return future
+                if self._question is None and len(self._pending) >= self._wanted:
+                    self._changed.notify_all()
+        return await waiter.future
 
     def profile(self, consent: bytes) -> Future[dict[str, payload.Profile]]:
         """Return what every holder will show of the enterprise that consented, by holder; it is named to them."""
@@ -238,7 +259,7 @@ class ServingBank:
         return self._channel
 
     def _ask(self, channel: Channel) -> None:
-        number = 0
+        number, gathered = 0, 1
         while True:
             with self._changed:
                 # One question at a time: what comes meanwhile goes together in the next, at the cost of one.
@@ -246,9 +267,16 @@ class ServingBank:
                     lambda: self._closed or (self._pending and self._question is None), self._patience_seconds
                 ):
                     self._verify_answered()
+                # Callers that were answered together ask again together, a little apart.
+                self._wanted = gathered
+                self._changed.wait_for(
+                    lambda: self._closed or len(self._pending) >= self._wanted, _GATHER_SECONDS
+                )
+                self._wanted = 1
                 if self._closed:
                     return
                 identifiers, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+                gathered = len(identifiers)
             # One blinding for all holders: to each of them, and to all together, it is a random element.
             blinds, elements = blind(identifiers, self._randomness, workers=WORKERS)
             self._question = _Question(number, identifiers, blinds, self._clock())
@@ -324,11 +352,9 @@ class ServingBank:
             self._opened.update(opened := self._open(block))
         with self._changed:
             self._question = None
-            futures = [(self._waiting.pop(identifier, None), row) for identifier, row in opened.items()]
+            settled = [(self._waiting.pop(identifier, []), row) for identifier, row in opened.items()]
             self._changed.notify_all()
-        for future, row in futures:
-            if future is not None:
-                future.set_result(row)
+        _settle(settled)
 
     def _refuse(self, identifiers: list[bytes], refusals: Sequence[payload.KeysRefused]) -> None:
         """Ask again for as many as every holder still answers, and tell the others."""
@@ -337,13 +363,10 @@ class ServingBank:
         with self._changed:
             self._question = None
             self._pending[:0] = identifiers[:left]
-            futures = [self._waiting.pop(identifier, None) for identifier in identifiers[left:]]
+            refused = [self._waiting.pop(identifier, []) for identifier in identifiers[left:]]
             self._changed.notify_all()
-        for future in futures:
-            if future is not None:
-                future.set_exception(
-                    RefusedError(first.code[:64] or "refused", "a holder answers no more identifiers")
-                )
+        error = RefusedError(first.code[:64] or "refused", "a holder answers no more identifiers")
+        _settle((waiters, error) for waiters in refused)
 
     def _take_column(self, holder: str, epoch: int, message: payload.ScoreColumn) -> None:
         column = self._parse(holder, message)
@@ -435,6 +458,22 @@ class ServingBank:
             reasons = tuple(int(points[name][place]) for name in self.groups)
             opened[block.identifiers[row]] = Opened(float(totals[place]), everyone, reasons)
         return opened
+
+
+def _settle(outcomes: Iterable[tuple[list[_Waiter], Opened | FedshareError]]) -> None:
+    """Tell everybody who waits, with one call into each event loop: its thread would wake up for every single one."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiter, Opened | FedshareError]]] = defaultdict(list)
+    for waiters, outcome in outcomes:
+        for waiter in waiters:
+            by_loop[waiter.loop].append((waiter, outcome))
+
+    def tell(told: list[tuple[_Waiter, Opened | FedshareError]]) -> None:
+        for waiter, outcome in told:
+            waiter.settle(outcome)
+
+    for loop, told in by_loop.items():
+        with suppress(RuntimeError):  # it is closed, and nobody waits there any more
+            loop.call_soon_threadsafe(tell, told)
 
 
 def _find(tags: NDArray[np.bytes_], own: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -58,7 +58,9 @@ def score_label(session_id: bytes, epoch: int, group: str = "") -> bytes:
 
 
 class Allowance:
-    """What one bank may still ask for, counted durably and ahead of use. For one thread.
+    """What one bank may still ask for, counted durably and ahead of use.
+
+    ``take`` is for one thread, ``keep_filled`` for another.
 
     Args:
         spend: ``spend(amount)`` returns what had been spent before, and adds ``amount`` if it fits ``quota``.
@@ -68,26 +70,62 @@ class Allowance:
     def __init__(self, spend: Callable[[int], int], quota: int) -> None:
         self._spend = spend
         self._quota = quota
+        self._spending = threading.Lock()
+        self._lock = threading.Lock()
         self._reserved = 0
+        self._low = threading.Event()
+        self._closed = False
 
     def take(self, asked: int) -> int | None:
         """Return ``None`` if ``asked`` identifiers may be answered, which are then used up; else how many may be."""
-        if asked > self._reserved:
+        if self._use(asked):
+            return None
+        with self._spending:
+            if self._use(asked):  # it has been filled meanwhile
+                return None
             missing = asked - self._reserved
             for amount in (max(missing, _RESERVED_AT_A_TIME), missing):
-                earlier = self._spend(amount)
-                if earlier + amount <= self._quota:
-                    self._reserved += amount
-                    break
-            else:
-                return self._reserved + max(self._quota - earlier, 0)
-        self._reserved -= asked
-        return None
+                left = self._reserve(amount)
+                if amount <= left:
+                    self._use(asked)
+                    return None
+            return self._reserved + max(left, 0)
 
-    def give_back(self) -> None:
-        """Return what was reserved and not used, at the end of the run."""
-        self._spend(-self._reserved)
-        self._reserved = 0
+    def keep_filled(self) -> None:
+        """Reserve more whenever little is left, until ``close``, so that no question waits for the disk."""
+        while self._low.wait() and not self._closed:
+            self._low.clear()
+            self.refill()
+
+    def refill(self) -> None:
+        """Reserve what is used up, if it fits the quota."""
+        with self._spending:
+            if not self._closed:
+                self._reserve(_RESERVED_AT_A_TIME - self._reserved)
+
+    def close(self) -> None:
+        """Give back what was reserved and not used: the run is over."""
+        self._closed = True
+        self._low.set()
+        with self._spending:
+            self._reserve(-self._reserved)
+
+    def _use(self, asked: int) -> bool:
+        with self._lock:
+            if asked > self._reserved:
+                return False
+            self._reserved -= asked
+            if self._reserved < _RESERVED_AT_A_TIME // 2:
+                self._low.set()
+            return True
+
+    def _reserve(self, amount: int) -> int:
+        """Count ``amount`` on the disk if it fits the quota; return how much does."""
+        left = self._quota - self._spend(amount)
+        if amount <= left:
+            with self._lock:
+                self._reserved += amount
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +216,11 @@ class ServingHolder:
 
     def serve(self, channel: Channel) -> None:
         """Begin to answer banks and to refresh the column, in threads of this object, until ``close``."""
-        works = [partial(self._answer, channel, bank) for bank in self._banks]
-        start_threads("serving", [*works, partial(self._refresh, channel)], self._closing.is_set, self._fail)
+        works: list[Callable[[], None]] = [partial(self._refresh, channel)]
+        for bank in self._banks:
+            allowance = Allowance(partial(self._spend_of, bank), self._scoring.quota)
+            works += [partial(self._answer, channel, bank, allowance), allowance.keep_filled]
+        start_threads("serving", works, self._closing.is_set, self._fail)
 
     def close(self, _reason: str) -> None:
         """Stop; what waits for a bank ends when the transport closes."""
@@ -193,15 +234,16 @@ class ServingHolder:
             "profiles_shown": self._profiles,
         }
 
-    def _answer(self, channel: Channel, bank: str) -> None:
-        quota = self._scoring.quota
-        allowance = Allowance(lambda amount: self._spend(f"scored/{bank}", amount, quota), quota)
-        try:
-            self._answer_within(allowance, channel, bank)
-        finally:
-            allowance.give_back()
+    def _spend_of(self, bank: str, amount: int) -> int:
+        return self._spend(f"scored/{bank}", amount, self._scoring.quota)
 
-    def _answer_within(self, allowance: Allowance, channel: Channel, bank: str) -> None:
+    def _answer(self, channel: Channel, bank: str, allowance: Allowance) -> None:
+        try:
+            self._answer_within(channel, bank, allowance)
+        finally:
+            allowance.close()
+
+    def _answer_within(self, channel: Channel, bank: str, allowance: Allowance) -> None:
         answered = profiles = withdrawals = 0
         while True:
             message: Any = channel.receive_any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from types import SimpleNamespace
 
@@ -31,25 +32,48 @@ class Disk:
         return earlier
 
 
-@given(st.integers(1, 2000), st.lists(st.one_of(st.none(), st.integers(0, 600)), max_size=30))
-def test_what_was_answered_is_on_the_disk_before_and_never_beyond_the_quota(quota, asked):
-    disk, answered, restarts = Disk(quota), 0, 0
+STEPS = st.one_of(st.sampled_from(["kill", "refill"]), st.integers(0, 600))
+
+
+@given(st.integers(1, 2000), st.lists(STEPS, max_size=30))
+def test_what_was_answered_is_on_the_disk_before_and_never_beyond_the_quota(quota, steps):
+    disk, answered, kills = Disk(quota), 0, 0
     allowance = Allowance(disk.spend, quota)
-    for each in asked:
-        if each is None:  # the node is killed: what was reserved is spent
-            allowance, restarts = Allowance(disk.spend, quota), restarts + 1
-            continue
-        left = allowance.take(each)
-        if left is None:
-            answered += each
+    for step in steps:
+        if step == "kill":  # what was reserved is spent
+            allowance, kills = Allowance(disk.spend, quota), kills + 1
+        elif step == "refill":
+            allowance.refill()
+        elif (left := allowance.take(step)) is None:
+            answered += step
         else:
-            assert left < each
+            assert left < step
             assert allowance.take(left) is None  # and that many are answered
             answered += left
         assert answered <= disk.spent <= quota
-    assert disk.spent - answered <= 255 * (restarts + 1)
-    allowance.give_back()
-    assert answered <= disk.spent <= answered + 255 * restarts
+    assert disk.spent - answered <= 256 * (kills + 1)
+    allowance.close()
+    assert answered <= disk.spent <= answered + 256 * kills
+    allowance.refill()
+    assert disk.spent <= answered + 256 * kills
+
+
+def test_more_is_reserved_before_a_question_has_to_wait_for_the_disk():
+    disk = Disk(10_000)
+    allowance = Allowance(disk.spend, disk.quota)
+    failures: list[FedshareError] = []
+    start_threads("t", [allowance.keep_filled], lambda: False, failures.append)
+    assert allowance.take(200) is None
+    deadline = time.monotonic() + 10
+    while disk.spent < 456:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    reached = disk.spent
+    assert allowance.take(100) is None
+    assert disk.spent == reached
+    allowance.close()
+    assert disk.spent == 300
+    assert failures == []
 
 
 @given(
@@ -116,12 +140,16 @@ def test_an_answer_to_no_question_is_refused():
 
 
 def test_whoever_waits_when_the_run_ends_is_told_why():
-    serving = bank()
-    waiting = serving.ask(b"enterprise")
-    serving.close("the operator ended it")
-    for future in (waiting, serving.ask(b"another")):
-        with pytest.raises(UnavailableError, match="the operator ended it"):
-            future.result(timeout=5)
+    async def ask() -> None:
+        serving = bank()
+        waiting = [asyncio.ensure_future(serving.ask(b"enterprise")) for _ in range(2)]
+        await asyncio.sleep(0)
+        serving.close("the operator ended it")
+        for question in (*waiting, serving.ask(b"another")):
+            with pytest.raises(UnavailableError, match="the operator ended it"):
+                await asyncio.wait_for(question, 5)
+
+    asyncio.run(ask())
 
 
 def test_errors_of_a_thread_end_the_run_unless_it_is_over():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import grpc
 import pytest
@@ -11,8 +12,16 @@ from exchange_world import RUN, Certificates, World, envelope, free_port
 from fedshare.errors import PartyLostError, ProtocolError, RefusedError, RunFailedError, UnavailableError
 from fedshare.wire.v1 import exchange_pb2 as wire
 from fedshare.wire.v1.exchange_pb2_grpc import ExchangeServiceStub
+from fedshare_server.exchange import Connection
 
 WAIT = 20.0
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def test_envelopes_arrive_in_the_order_of_their_sending(world):
@@ -29,6 +38,27 @@ def test_envelopes_wait_for_a_recipient_that_connects_later(world):
     bank.close()
 
     assert world.client("tax").receive_wire("bank", WAIT) == envelope(0)
+
+
+def test_what_is_taken_together_is_acknowledged_together_and_soon(world):
+    bank, tax = world.client("bank"), world.client("tax")
+    acknowledged = []
+    real = Connection.acknowledge
+
+    def counted(connection, ack):
+        acknowledged.append(ack.next_sequence)
+        real(connection, ack)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "acknowledge", counted)
+        for sequence in range(50):
+            bank.send_wire(envelope(sequence))
+        for _ in range(50):
+            tax.receive_wire("bank", WAIT)
+        wait_for(lambda: world.service.exchange.held_bytes(RUN) == 0)
+
+    assert acknowledged[-1] == 50
+    assert len(acknowledged) < 50
 
 
 def test_a_cut_connection_loses_and_repeats_nothing(world):
