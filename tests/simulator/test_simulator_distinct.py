@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from simulation import Simulation, overlapping_banks
+from simulation import Simulation, assert_ended, overlapping_banks
 
 from fedshare.contract.model import parse_contract
 from fedshare.credit.bins import ColumnBins, Design
@@ -217,6 +218,28 @@ def test_other_contracts_keep_those_together_who_might_have_been_dropped() -> No
     platform = simulation.platforms["bank-b"]
     platform.table = without(platform.table, min(trained(simulation, "bank-b")))
     assert simulation.run(3)["bank-b"]["code"] == "few_customers_changed"
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("fedshare_clients.node.distinct_customers.raised_again", "bank-b answered"),
+        ("fedshare_clients.node.distinct_customers.pack_words", "numbers of bank-b's customers: expected"),
+    ],
+)
+def test_a_message_of_another_size_ends_the_run(
+    target: str, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*arguments: Any, **settings: Any) -> bytes:
+        whole: bytes = original(*arguments, **settings)
+        return whole[:-32]
+
+    module, name = target.rsplit(".", 1)
+    original = getattr(importlib.import_module(module), name)
+    monkeypatch.setattr(target, cut)
+    simulation = federation(overlapping_banks(60, 300, 420), **SMALL)
+    assert_ended(simulation, simulation.run())
+    assert cause in str(simulation.platforms["bank-a"].failure)
 
 
 def test_neither_bank_is_sent_the_bits_or_the_numbers_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
