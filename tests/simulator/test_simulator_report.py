@@ -311,8 +311,10 @@ def test_the_report_of_a_private_network_says_what_it_is_and_what_was_spent(tmp_
     text = write_report(document, tmp_path / "report").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(text)
     card = (tmp_path / "report" / "model-card.md").read_text(encoding="utf-8")
-    assert "Network mlp on the banks' columns, trained across banks by fedavg" in card
-    assert "2 rounds" in card
+    assert (
+        "Network mlp on the banks' columns, trained across banks by fedavg; every bank keeps all of it. 2 rounds."
+        in card
+    )
     assert "Scorecard" not in card
     for page in (text, card):
         assert "ε 3 by this run" in page
