@@ -53,7 +53,7 @@ def test_banks_alone_train_a_private_network_and_keep_what_it_took(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(report["auc"]) == {"bank_only", "federated", "centralised"}
+    assert set(report["auc"]) == {"bank_only", "federated", "pooled"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<td>network</td><td>ε 2, δ 1e-05</td>") == len(BANKS)
     for bank in BANKS:
