@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedshare.audit.notes import COSIGNATURE, NoteKey
 from fedshare.errors import ConfigError, ProtocolError, StorageError
+from fedshare.problems import problems
 from fedshare.settings import parse_yaml
 
 __all__ = ["ServerConfig", "StateFolder", "WitnessConfig", "load_config", "replace_file", "write_new_file"]
@@ -111,9 +112,7 @@ def load_config(path: Path) -> ServerConfig:
     try:
         return ServerConfig.model_validate(raw or {})
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise ConfigError(f"{path}: {problems(error, ServerConfig, 'server.yaml')}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedshare.credit.delong import auc_difference, auc_estimate
 from fedshare.credit.metrics import ks, log_loss
 from fedshare.errors import ConfigError, FedshareError, StorageError
+from fedshare.problems import problems
 from fedshare_clients.node.report.charts import interval_chart
 
-from .experiment import parse_experiment, problems, read_yaml
+from .experiment import parse_experiment, read_yaml
 from .federation import run_experiment
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def load_comparison(path: Path) -> Comparison:
     try:
         described = _Comparison.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {problems(error, 'comparison')}") from error
+        raise ConfigError(f"{path}: {problems(error, _Comparison, 'comparison')}") from error
     base_path = path.parent / described.base
     base = read_yaml(base_path)
     candidates = {}

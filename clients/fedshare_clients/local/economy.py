@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedshare.credit.identifiers import check_digit
+from fedshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ INDUSTRIES = (
     "food",
 )
 LEGAL_FORMS = ("sole trader", "limited company", "partnership", "cooperative")
+_FEWEST = 1_000
 REGIONS = ("north", "south", "east", "west", "harbour", "new town")
 
 
@@ -52,7 +54,16 @@ class Economy:
 
 
 def generate(enterprises: int, seed: int) -> Economy:
-    """Return an economy of ``enterprises`` (at least 1,000), always the same for the same arguments."""
+    """Return an economy of ``enterprises``, always the same for the same arguments.
+
+    Raises:
+        ConfigError: fewer than 1,000 enterprises, too few for banks to train on, or a negative seed.
+    """
+    if enterprises < _FEWEST or seed < 0:
+        raise ConfigError(
+            f"expected at least {_FEWEST:,} enterprises, of which the banks' customers are a part, and a seed of 0 or more; "
+            f"found {enterprises:,} and {seed}"
+        )
     rng = np.random.default_rng(seed)
     identifiers = _identifiers(enterprises, rng)
     industry = rng.choice(len(INDUSTRIES), enterprises, p=rng.dirichlet(np.full(len(INDUSTRIES), 6.0)))

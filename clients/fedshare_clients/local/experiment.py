@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,13 +19,11 @@ from fedshare.contract.network import NetworkModel  # noqa: TC001 - pydantic rea
 from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
 from fedshare.contract.scoring import Profile, Scoring
-from fedshare.errors import ConfigError
+from fedshare.errors import ConfigError, DataError
+from fedshare.problems import problems
 from fedshare.settings import parse_yaml
 from fedshare_clients.node.config import BandConfig  # noqa: TC001 - pydantic reads it
 from fedshare_clients.node.pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "Experiment",
@@ -32,9 +31,12 @@ __all__ = [
     "Source",
     "load_experiment",
     "parse_experiment",
-    "problems",
     "read_yaml",
+    "verify_files",
 ]
+
+
+_PARTY_NAME = r"[a-z][a-z0-9-]{0,31}"
 
 
 class _Strict(BaseModel):
@@ -85,6 +87,15 @@ class ExperimentParty(_Strict):
         if not isinstance(value, list):
             return value
         return [{"name": each} if isinstance(each, str) else each for each in value]
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_differ(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        names = [column.name for column in columns]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"listed twice: {', '.join(doubled)}; keep one of each")
+        return columns
 
     @model_validator(mode="after")
     def _has_what_its_role_needs(self) -> ExperimentParty:
@@ -137,6 +148,19 @@ class Experiment(_Strict):
     privacy: Privacy = Privacy()
     scoring: _Scoring | None = None
     max_runs: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @field_validator("parties")
+    @classmethod
+    def _names_are_those_of_a_contract(
+        cls, parties: dict[str, ExperimentParty]
+    ) -> dict[str, ExperimentParty]:
+        for name in parties:
+            if not re.fullmatch(_PARTY_NAME, name) or name == "coordinator":
+                raise ValueError(
+                    f"{name!a} cannot be a party's name: expected a lower-case letter, then up to 31 lower-case "
+                    "letters, digits or '-', and not coordinator"
+                )
+        return parties
 
     @model_validator(mode="after")
     def _has_both_roles(self) -> Experiment:
@@ -225,7 +249,7 @@ def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 -
     except OSError as error:
         raise ConfigError(f"{path}: the roster cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: {problems(error, 'experiment')}") from error
+        raise ConfigError(f"{path}: {problems(error, Experiment, 'experiment')}") from error
     parties = {
         name: party.model_copy(
             update={
@@ -238,12 +262,16 @@ def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 -
     return experiment.model_copy(update={"parties": parties})
 
 
-def problems(error: ValidationError, whole: str) -> str:
-    """Return every problem with its place; ``whole`` is what the document is called."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or whole}: {problem['msg']}"
-        for problem in error.errors()
-    )
+def verify_files(experiment: Experiment) -> None:
+    """Check that every file that the experiment names is there.
+
+    Raises:
+        DataError: one is not.
+    """
+    for name, party in experiment.parties.items():
+        for source in filter(None, (party.source, party.applicants)):
+            if source.path is not None and not Path(source.path).is_file():
+                raise DataError("there is no such file; correct the path", party=name, source=source.path)
 
 
 def _with_roster(document: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -259,9 +287,9 @@ def _with_roster(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _expand(text: str, path: Path) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
-        if name not in os.environ:
+        if not os.environ.get(name):
             raise ConfigError(
-                f"{path}: needs the environment variable {name}; set it to the folder of the data"
+                f"{path}: needs the environment variable {name}, which is not set or empty; set it to the folder of the data"
             )
         return os.environ[name]
 

@@ -26,6 +26,7 @@ from fedshare_clients.node.state import NodeState
 
 from .audit import keep_log, verify_copy
 from .check import Customers, pooled_metrics
+from .experiment import verify_files
 from .processes import Processes
 from .report import build_report, write_report
 from .running import node_command, start_coordinator, start_nodes
@@ -60,6 +61,7 @@ def run_experiment(
         FedshareError: a part failed; the message names the party and the cause.
     """
     _make_room(out)
+    verify_files(experiment)
     started = time.monotonic()
     local = _LocalFederation(experiment, out, say)
     with Processes(out / "logs", {"FEDSHARE_STATE": str(out / "coordinator")}) as processes:

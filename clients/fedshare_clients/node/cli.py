@@ -142,6 +142,7 @@ def _score_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type is
         "--in", dest="source", required=True, type=Path, metavar="FILE", help="applicants, .csv or .parquet"
     )
     score.add_argument("--out", required=True, type=Path, metavar="FILE", help="answers, .csv or .parquet")
+    score.add_argument("--force", action="store_true", help="replace the answers that are in FILE")
     score.add_argument(
         "--identifier", metavar="COLUMN", help="names the enterprise (default: data.identifier of node.yaml)"
     )
@@ -415,6 +416,8 @@ def _score(options: argparse.Namespace) -> int:
     from .cli_scores import score  # noqa: PLC0415 - brings gRPC
 
     config, state = _opened(options)
+    if options.out.exists() and not options.force:  # before anybody is asked and a quota used
+        raise ConfigError(f"{options.out}: exists already; name another file, or replace it with --force")
     _print(options, *score(config, state, options.contract, options.source, options.out, options.identifier))
     return 0
 
@@ -489,8 +492,11 @@ def _status(options: argparse.Namespace) -> int:
         for each in document["decisions"]
     ]
     privacy = [
-        f"privacy       {mechanism}: epsilon {each['spent']['epsilon']:g} of {each['limit']['epsilon']:g}, "
-        f"delta {each['spent']['delta']:g} of {each['limit']['delta']:g} spent"
+        f"privacy       {mechanism}: "
+        + ", ".join(
+            f"{what} {each['spent'][what]:g} of {limit:g}" for what, limit in each["limit"].items() if limit
+        )
+        + " spent"
         for mechanism, each in document["privacy"].items()
     ]
     lines = [

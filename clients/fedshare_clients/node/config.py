@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from fedshare.errors import ConfigError
 from fedshare.privacy.budget import Amount, Mechanism
+from fedshare.problems import problems
 from fedshare.scoring.answer import Band, verify_bands
 from fedshare.settings import parse_yaml
 
@@ -363,12 +364,7 @@ def parse_config(text: str, path: Path) -> NodeConfig:
     try:
         config = NodeConfig.model_validate(parse_yaml(text, path))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'node.yaml'}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        )
-        raise ConfigError(f"{path}: {problems}") from error
+        raise ConfigError(f"{path}: {problems(error, NodeConfig, 'node.yaml')}") from error
     return _resolved(config, path.resolve().parent)
 
 

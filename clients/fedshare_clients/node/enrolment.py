@@ -7,6 +7,7 @@ connection is verified too.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Invitation(BaseModel):
@@ -197,6 +199,10 @@ def with_retries(call: Callable[[], T], address: str, timeout_seconds: float) ->
             cause = error_of(error, address)
             if not isinstance(cause, UnavailableError) or time.monotonic() + pause > deadline:
                 raise cause from error
+            if pause == _FIRST_BACKOFF_SECONDS:
+                _log.warning(
+                    "the coordinator at %s does not answer; trying for %.0f s", address, timeout_seconds
+                )
         time.sleep(pause)
         pause = min(2 * pause, _MAX_BACKOFF_SECONDS)
 

@@ -478,7 +478,9 @@ def error_of(error: grpc.RpcError, address: str) -> FedshareError:
             codes = [
                 str(item.value) for item in error.trailing_metadata() or () if item.key == "fedshare-code"
             ]
-            return RefusedError(codes[0] if codes else "refused", details, party="the coordinator")
+            code = codes[0] if codes else "refused"
+            # What the coordinator says ends with the code, as our error will.
+            return RefusedError(code, details.removesuffix(f" [{code}]"), party="the coordinator")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return ProtocolError(details)
         case grpc.StatusCode.FAILED_PRECONDITION:

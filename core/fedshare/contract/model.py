@@ -29,6 +29,7 @@ from pydantic import (
 
 from fedshare.errors import ConfigError, ProtocolError
 from fedshare.identity.keys import decode_public_key
+from fedshare.problems import problems
 
 from .banks import FEWEST_LEFT, FEWEST_TO_RECOVER, BetweenBanks, verify_banks, verify_dropping
 from .log import LogTerms  # noqa: TC001  pydantic reads it
@@ -57,7 +58,6 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _MAX_COUNT = 1_000_000_000
 _MAX_COLUMNS = 1000
 _MAX_CATEGORIES = 1000
-_MAX_PROBLEMS = 20
 # In the audit log this name is the coordinator's.
 _RESERVED_ID = "coordinator"
 
@@ -402,18 +402,6 @@ def parse_contract(document: bytes | dict[str, Any]) -> Contract:
         parsed = json.loads(document) if isinstance(document, bytes) else document
         return Contract.model_validate(parsed)
     except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False, include_context=False)
-        shown = "; ".join(
-            f"{_place(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in problems[:_MAX_PROBLEMS]
-        )
-        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
-        raise ConfigError(f"contract: {shown}{more}") from error
+        raise ConfigError(f"contract: {problems(error, Contract, 'contract')}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError("contract: expected JSON, found something else") from error
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """Return where a problem is; the name of an unknown field is the author's and may hold anything."""
-    dotted = ".".join(str(part) for part in location) or "contract"
-    return dotted if dotted.isprintable() and len(dotted) <= 200 else ascii(dotted)[:200]

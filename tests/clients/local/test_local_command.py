@@ -39,6 +39,50 @@ def test_after_a_mistake_in_the_data_the_same_command_may_be_given_again(tmp_pat
     assert run(tmp_path, capsys) == first
 
 
+def test_a_missing_file_of_any_party_is_told_before_another_partys_rows_are_read(tmp_path, capsys):
+    (tmp_path / "nowhere.csv").write_text("no rows that could be read")
+    holder = {**EXPERIMENT["parties"]["tax"], "source": {"kind": "csv", "path": "gone.csv"}}
+    experiment = {**EXPERIMENT, "parties": {**EXPERIMENT["parties"], "tax": holder}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(experiment))
+    assert main(["run", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr().err
+    assert "party tax" in said
+    assert "gone.csv: there is no such file" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "said"),
+    [
+        ("Tax Bureau", ["age"], "'Tax Bureau' cannot be a party's name"),
+        ("coordinator", ["age"], "'coordinator' cannot be a party's name"),
+        ("tax", ["age", {"name": "age", "bins": 5}], "parties.tax.columns: listed twice: age"),
+        ("tax", [{"name": "age", "bin": 5}], "parties.tax.columns.0.bin: unknown field; did you mean bins?"),
+    ],
+)
+def test_parties_and_columns_that_no_contract_could_have_are_told_before_anything_starts(
+    tmp_path, name, columns, said
+):
+    parties = {**EXPERIMENT["parties"], name: {**EXPERIMENT["parties"]["tax"], "columns": columns}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "parties": parties}))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tmp_path / "small.yaml")
+    assert said in str(caught.value)
+    assert "small.yaml" in str(caught.value)
+
+
+def test_a_folder_of_data_that_is_named_by_an_empty_variable_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text("name: ${FEDSHARE_DATA}")
+    monkeypatch.setenv("FEDSHARE_DATA", "")
+    with pytest.raises(ConfigError, match="FEDSHARE_DATA, which is not set or empty"):
+        load_experiment(tmp_path / "small.yaml")
+
+
+def test_an_economy_too_small_to_train_on_is_refused(tmp_path, capsys):
+    assert main(["economy", "--out", str(tmp_path / "data"), "--enterprises", "10"]) == 2
+    assert "at least 1,000 enterprises" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_folder_with_a_run_in_it_is_refused(tmp_path, capsys):
     (tmp_path / "out" / "coordinator").mkdir(parents=True)
     code, said = run(tmp_path, capsys)

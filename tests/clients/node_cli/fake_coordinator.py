@@ -125,7 +125,7 @@ class FakeCoordinator(EnrolmentServiceServicer, ContractServiceServicer, AuditSe
             context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
         if request.party in self.enrolled:
             context.set_trailing_metadata((("fedshare-code", "invitation_used"),))
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the invitation is used")
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the invitation is used [invitation_used]")
         key = read_request(request.certificate_request, request.party)
         role = enrolment_pb2.Role.Name(request.role).removeprefix("ROLE_").lower()
         certificate = issue_client(self.authority, key, request.party, role, self.now, DAY, os.urandom)

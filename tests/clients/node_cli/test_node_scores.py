@@ -134,6 +134,19 @@ def test_a_file_of_applicants_becomes_a_file_of_answers(bank, tmp_path, capsys, 
     assert json.loads(answers[1]["coverage"]) == {"tax": False}
 
 
+def test_answers_are_replaced_only_where_that_is_asked_for(bank, tmp_path, capsys):
+    folder, _, _, _ = bank
+    out = tmp_path / "out.csv"
+    out.write_text("kept")
+    pq.write_table(pa.table({"code": ["known-5"]}), tmp_path / "in.parquet")
+    words = ["score", "--in", str(tmp_path / "in.parquet"), "--out", str(out)]
+    assert command(folder, *words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert out.read_text() == "kept"
+    assert command(folder, *words, "--force") == 0
+    assert "known-5" in out.read_text()
+
+
 def test_receipts_in_a_file_are_checked_row_by_row(bank, tmp_path, capsys):
     folder, _, _, _ = bank
     out = tmp_path / "out.parquet"

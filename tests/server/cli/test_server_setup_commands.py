@@ -106,7 +106,7 @@ def test_init_starts_from_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("grpc_prot: 1\n", "grpc_prot: Extra inputs"),
+        ("grpc_prot: 1\n", "grpc_prot: unknown field; did you mean grpc_port?"),
         ("grpc_port: 0\n", "grpc_port: Input should be greater"),
         ("grpc_port: 9092\n", "must differ"),
         ("- a\n", "valid dictionary"),

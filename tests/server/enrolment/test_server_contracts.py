@@ -89,7 +89,7 @@ def test_two_drafts_of_one_file_are_different_contracts(coordinator: Coordinator
     ("changes", "words"),
     [
         ({"nonce": "00" * 32}, "nonce: is drawn"),
-        ({"rounds": 3}, "rounds: Extra inputs"),
+        ({"rounds": 3}, "rounds: unknown field"),
         ({"parties": None}, "list of parties"),
         ({"parties": ["tax"]}, "mapping with its id"),
         ({"parties": [{"id": "stranger", "role": "label_holder"}]}, "stranger is not enrolled"),
