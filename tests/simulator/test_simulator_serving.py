@@ -319,6 +319,25 @@ def test_a_stale_column_is_refused_and_its_age_is_shown() -> None:
     end(simulation)
 
 
+def test_a_holder_whose_rows_could_not_be_read_for_a_while_is_level_with_the_others_again() -> None:
+    simulation = trained(refresh_seconds=1, max_age_seconds=2)
+    name = known_to_all(simulation)[0]
+    scorer = served(simulation)
+    before = ask(scorer, name)
+    tax = simulation.platforms["tax"]
+    rows, tax.table = tax.table, Table("tax", [b"a"], {})
+    wait_for(lambda: ask(scorer, name).reason == "stale_scores")
+    tax.table = rows
+    wait_for(lambda: ask(scorer, name).status == "scored")
+    answer = ask(scorer, name)
+    assert answer.probability == before.probability
+    assert answer.age_seconds is not None
+    assert answer.age_seconds <= 2
+    columns = scorer._bank._columns.values()
+    assert all(len(kept) <= 2 for kept in columns)
+    end(simulation)
+
+
 def test_without_a_serving_run_the_bank_answers_as_the_contract_says() -> None:
     for fallback, status in (("withhold", "withheld"), ("own_model", "fallback")):
         simulation = trained(fallback=fallback)
@@ -529,8 +548,16 @@ def lie(simulation: Simulation, party: str, message: type, change: Callable[[Any
         ),
         (lambda column: setattr(column, "values", column.values[:-8]), "words"),
         (lambda column: column.groups.append(column.values), "reason groups"),
+        (lambda column: (column.ClearField("tags"), column.ClearField("values")), "first one"),
     ],
-    ids=["cut tags", "unordered tags", "equal tags", "short column", "a group that nobody agreed to"],
+    ids=[
+        "cut tags",
+        "unordered tags",
+        "equal tags",
+        "short column",
+        "a group that nobody agreed to",
+        "no rows",
+    ],
 )
 def test_a_malformed_score_column_ends_the_run(change: Callable[[Any], None], said: str) -> None:
     simulation = trained()

@@ -94,6 +94,7 @@ def serving_role(
             platform.now,
             platform.log,
             fail,
+            time.monotonic,
         )
         return holder, model
     own = OwnPart(saved, load, contract.bank_model)

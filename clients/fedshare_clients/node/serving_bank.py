@@ -157,6 +157,7 @@ class ServingBank:
         self._asked = 0
         self._updating = threading.Lock()
         self._epoch = -1
+        self._latest = dict.fromkeys(self.holders, -1)
         self._columns: dict[str, dict[int, _Column]] = {holder: {} for holder in self.holders}
         self._blocks: list[_Block] = []
         self._opened: dict[bytes, Opened] = {}
@@ -370,16 +371,26 @@ class ServingBank:
 
     def _take_column(self, holder: str, epoch: int, message: payload.ScoreColumn) -> None:
         column = self._parse(holder, message)
+        if epoch == 0 and not len(column.tags):
+            raise ProtocolError(f"score column of {holder}: expected rows in the first one, found none")
         with self._updating:
-            self._columns[holder][epoch] = column
-            latest = {name: max(columns, default=-1) for name, columns in self._columns.items()}
-            slowest = min(latest, key=lambda name: latest[name])
-            if max(latest.values()) - latest[slowest] > _MAX_AHEAD:
+            self._latest[holder] = epoch
+            if len(column.tags):  # else the holder has none in this epoch, and nobody's can be opened
+                self._columns[holder][epoch] = column
+            slowest = min(self.holders, key=lambda name: self._latest[name])
+            if max(self._latest.values()) - self._latest[slowest] > _MAX_AHEAD:
                 raise UnavailableError(
                     f"{slowest} has not refreshed its scores for {_MAX_AHEAD} times: see its log"
                 )
-            if latest[slowest] > self._epoch:
-                self._advance(latest[slowest])
+            whole = set.intersection(*(set(columns) for columns in self._columns.values()))
+            if max(whole, default=-1) > self._epoch:
+                self._advance(max(whole))
+            for columns in self._columns.values():
+                # Of an epoch that everybody has come to, and that is not open, some holder's column is missing.
+                for old in [
+                    each for each in columns if each <= self._latest[slowest] and each != self._epoch
+                ]:
+                    del columns[old]
 
     def _parse(self, holder: str, message: payload.ScoreColumn) -> _Column:
         rows, rest = divmod(len(message.tags), _TAG_BYTES)
@@ -406,9 +417,6 @@ class ServingBank:
     def _advance(self, epoch: int) -> None:
         """Open every row anew in the columns of ``epoch``, which every holder has released."""
         self._epoch = epoch
-        for columns in self._columns.values():
-            for old in [each for each in columns if each < epoch]:
-                del columns[old]
         if len(self._blocks) > 1:
             merged = {
                 holder: RowKeys(

@@ -163,6 +163,7 @@ class ServingHolder:
         now: Callable[[], datetime],
         log: Callable[..., None],
         fail: Callable[[FedshareError], None],
+        clock: Callable[[], float],
     ) -> None:
         """Look at the rows once, so that data that cannot be scored is refused before anything is sent.
 
@@ -180,6 +181,7 @@ class ServingHolder:
             now: the time, in UTC.
             log: signs a statement as this party.
             fail: told what ends the run from a thread of this object.
+            clock: seconds, monotonic.
 
         Raises:
             ConfigError: what was kept is no model.
@@ -202,6 +204,7 @@ class ServingHolder:
         self._now = now
         self._log = log
         self._fail = fail
+        self._clock = clock
         self._closing = threading.Event()
         self._place: dict[bytes, int] = {}
         self._keys = RowKeys(np.empty((0, 16), dtype=np.uint8), np.empty((0, 16), dtype=np.uint8))
@@ -227,7 +230,7 @@ class ServingHolder:
         self._closing.set()
 
     def result(self) -> dict[str, Any]:
-        """Return counts: columns released, identifiers answered by bank, and profiles shown."""
+        """Return counts: epochs of columns, identifiers answered by bank, and profiles shown."""
         return {
             "columns_released": self._epoch,
             "identifiers_answered": dict(self._answered),
@@ -307,15 +310,25 @@ class ServingHolder:
         return shown
 
     def _refresh(self, channel: Channel) -> None:
-        while not self._closing.wait(self._scoring.refresh_seconds):
+        # Times on a grid: holders that take longer than others to read their rows must not fall behind them for good.
+        due = self._clock() + self._scoring.refresh_seconds
+        while not self._closing.wait(max(0.0, due - self._clock())):
+            due += self._scoring.refresh_seconds
             try:
                 self._verify_valid()
                 self._rows = self._score(self._load())
             except FedshareError as error:
                 # The banks keep the column that they have, until it is too old for the contract.
                 self._report(Progress("serve", self._epoch, f"no new column: {error}"))
+                self._skip(channel)
                 continue
             self._release(channel)
+
+    def _skip(self, channel: Channel) -> None:
+        """Say that there is no column in this epoch, so that the next one is of the same epoch as the other holders'."""
+        for bank in self._banks:
+            channel.send(bank, payload.ScoreColumn(groups=[b""] * len(self._groups)), self._epoch)
+        self._epoch += 1
 
     def _score(self, table: Table) -> _Rows:
         read_at = self._now().replace(microsecond=0)

@@ -114,10 +114,14 @@ def bank(fail=lambda _error: None):
     )
 
 
+COLUMN = payload.ScoreColumn(tags=bytes(16), values=bytes(8))
+NO_COLUMN = payload.ScoreColumn()
+
+
 def test_a_bank_opens_the_latest_column_that_every_holder_has_released():
     serving = bank()
     for holder, epoch, expected in [("tax", 0, -1), ("tax", 1, -1), ("court", 0, 0), ("court", 1, 1)]:
-        serving._take_column(holder, epoch, payload.ScoreColumn())
+        serving._take_column(holder, epoch, COLUMN)
         assert serving._epoch == expected
     assert [sorted(columns) for columns in serving._columns.values()] == [[1], [1]]
 
@@ -125,11 +129,25 @@ def test_a_bank_opens_the_latest_column_that_every_holder_has_released():
 def test_a_holder_that_is_far_behind_ends_the_run_and_is_named():
     serving = bank()
     for holder in ("court", "tax"):
-        serving._take_column(holder, 0, payload.ScoreColumn())
+        serving._take_column(holder, 0, COLUMN)
     for epoch in range(1, 9):
-        serving._take_column("tax", epoch, payload.ScoreColumn())
+        serving._take_column("tax", epoch, COLUMN)
     with pytest.raises(UnavailableError, match="court has not refreshed"):
-        serving._take_column("tax", 9, payload.ScoreColumn())
+        serving._take_column("tax", 9, COLUMN)
+
+
+def test_an_epoch_in_which_a_holder_has_no_column_is_opened_by_nobody_and_kept_by_nobody():
+    serving = bank()
+    for holder in ("court", "tax"):
+        serving._take_column(holder, 0, COLUMN)
+    for epoch in range(1, 20):
+        serving._take_column("court", epoch, COLUMN)
+        serving._take_column("tax", epoch, NO_COLUMN)
+        assert serving._epoch == 0
+        assert [sorted(columns) for columns in serving._columns.values()] == [[0], [0]]
+    serving._take_column("tax", 20, COLUMN)
+    serving._take_column("court", 20, COLUMN)
+    assert serving._epoch == 20
 
 
 def test_an_answer_to_no_question_is_refused():
