@@ -197,8 +197,9 @@ class Notary:
                 if time.monotonic() >= ask_at:
                     ask_at = time.monotonic() + self._publish()
             except Exception as error:  # noqa: BLE001 - a defect must end the serving, not only this thread
-                _log.exception("the audit log could not be written")
-                if not isinstance(error, FedshareError) or not self._log.is_open:
+                is_defect = not isinstance(error, FedshareError)
+                _log.error("the audit log could not be written: %s", error, exc_info=is_defect)
+                if is_defect or not self._log.is_open:
                     with self._changed:
                         self._failure = error
                         self._changed.notify_all()

@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -66,6 +67,8 @@ _ENVIRONMENT: Final = {
 }
 _START_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 5.0
+# With less, SQLite and the logs cannot be written.
+_ROOM_BYTES: Final = 1 << 20
 _PYPROJECT: Final = """\
 [project]
 name = "fedshare"
@@ -197,10 +200,16 @@ class Superlink:
         """Return if every part runs.
 
         Raises:
+            StorageError: one has ended, and the disk is full.
             UnavailableError: one has ended; the log says why.
         """
         parts_run = [child.poll() is None for child in self._children]
         if not parts_run or not all(parts_run) or self._gate is None or not self._gate.is_alive:
+            if disk_usage(self._settings.folder).free < _ROOM_BYTES:
+                raise StorageError(
+                    f"{self._settings.folder}: the disk is full, which has ended a part of Flower and every run under way: "
+                    "make room and start the coordinator again"
+                )
             raise UnavailableError(f"a part of Flower has ended: see {self.log_file}")
 
     def register_node(self, public_key: str | bytes) -> int:
