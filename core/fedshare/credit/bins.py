@@ -16,7 +16,7 @@ import numpy as np
 
 from fedshare.errors import DataError, ParameterError
 
-from .column import ColumnBins, Kind, Monotone, cut_column, fit_column
+from .column import ColumnBins, Kind, Monotone, cut_column, verify_usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,21 +166,13 @@ def fit_design(table: ColumnTable, columns: Sequence[ColumnSpec], minimum: int, 
         party: who holds the table, for the error.
 
     Raises:
-        DataError: as in ``fit_column``, for the first column it concerns.
+        DataError: as in ``cut_column`` and ``verify_usable``, for the first column it concerns.
     """
-    fitted = [
-        fit_column(
-            spec.name,
-            table.column(spec.name),
-            kind=spec.kind,
-            bins=spec.bins,
-            minimum=minimum,
-            monotone=spec.monotone,
-            party=party,
-            source=table.source,
-        )
-        for spec in columns
-    ]
+    fitted = []
+    for spec in columns:
+        bins, distinct = _cut(table, spec, minimum, party)
+        verify_usable(bins, distinct, minimum, party=party, source=table.source)
+        fitted.append(bins)
     return Design.assigned(fitted, table, party=party)
 
 
@@ -192,18 +184,19 @@ def fit_usable_design(
     Raises:
         DataError: as in ``cut_column``, for the first column it concerns.
     """
-    cut = [
-        cut_column(
-            spec.name,
-            table.column(spec.name),
-            kind=spec.kind,
-            bins=spec.bins,
-            minimum=minimum,
-            monotone=spec.monotone,
-            party=party,
-            source=table.source,
-        )[0]
-        for spec in columns
-    ]
+    cut = [_cut(table, spec, minimum, party)[0] for spec in columns]
     design = Design.assigned([bins for bins in cut if bins.size > 1], table, party=party)
     return replace(design, dropped=tuple(bins.name for bins in cut if bins.size < 2))
+
+
+def _cut(table: ColumnTable, spec: ColumnSpec, minimum: int, party: str) -> tuple[ColumnBins, int]:
+    return cut_column(
+        spec.name,
+        table.column(spec.name),
+        kind=spec.kind,
+        bins=spec.bins,
+        minimum=minimum,
+        monotone=spec.monotone,
+        party=party,
+        source=table.source,
+    )

@@ -34,7 +34,6 @@ __all__ = [
     "ColumnBins",
     "categories_of_counts",
     "cut_column",
-    "fit_column",
     "numbers_of_counts",
     "verify_usable",
 ]
@@ -203,29 +202,6 @@ class ColumnBins:
         groups[kept] = np.arange(len(kept))
         categories = tuple(self.categories[index] for index in kept)
         return replace(self, categories=categories, fallback=len(kept)), groups
-
-
-def fit_column(
-    name: str,
-    values: NDArray[Any],
-    *,
-    kind: Kind,
-    bins: int,
-    minimum: int,
-    monotone: Monotone = "none",
-    party: str = "",
-    source: str = "",
-) -> ColumnBins:
-    """Return the bins of a column, cut by what its holder sees of it; arguments as ``cut_column``.
-
-    Raises:
-        DataError: as ``cut_column``, and for a constant column or one of fewer than two bins of ``minimum`` rows.
-    """
-    fitted, distinct = cut_column(
-        name, values, kind=kind, bins=bins, minimum=minimum, monotone=monotone, party=party, source=source
-    )
-    verify_usable(fitted, distinct, minimum, party=party, source=source)
-    return fitted
 
 
 def cut_column(

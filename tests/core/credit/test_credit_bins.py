@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedshare.credit.bins import ColumnBins, Design, fit_design, fit_usable_design
-from fedshare.credit.column import fit_column
+from fedshare.credit.column import cut_column, verify_usable
 from fedshare.errors import DataError
 
 
@@ -19,9 +19,11 @@ def spec(name, kind="numeric", bins=10, monotone="none"):
 
 
 def fit(values, kind="numeric", bins=10, minimum=1, monotone="none"):
-    return fit_column(
+    cut, distinct = cut_column(
         "turnover", np.asarray(values), kind=kind, bins=bins, minimum=minimum, monotone=monotone, party="tax"
     )
+    verify_usable(cut, distinct, minimum, party="tax", source="")
+    return cut
 
 
 cells = st.one_of(st.just(float("nan")), st.integers(-5, 5).map(float), st.floats(-1e6, 1e6))
