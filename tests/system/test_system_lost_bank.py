@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 COMMAND = [sys.executable, "-c", "import sys; from fedshare_clients.local.cli import main; sys.exit(main())"]
+NODE = [sys.executable, "-c", "import sys; from fedshare_clients.node.cli import main; sys.exit(main())"]
 BANKS = ("bank-a", "bank-b", "bank-c", "bank-d")
 LEFT = ("bank-a", "bank-b", "bank-d")
 ROUNDS = 250
@@ -50,6 +51,19 @@ def start(folder: Path, lost_bank: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
 
+def restart(folder: Path, bank: str) -> subprocess.Popen[bytes]:
+    """Start the node again, as a service manager would, before anybody can call it lost."""
+    command = [*NODE, "--config", str(folder / "out" / bank / "node.yaml"), "run"]
+    with (folder / "restarted.txt").open("wb") as printed:
+        return subprocess.Popen(
+            command,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
 def kill_in_training(federation: subprocess.Popen[bytes], folder: Path, bank: str) -> bool:
     """Kill the whole node of ``bank``, as a power cut would, once two rounds are over; say whether they are."""
     printed = (folder / "printed.txt").read_text()
@@ -67,8 +81,11 @@ def kill_in_training(federation: subprocess.Popen[bytes], folder: Path, bank: st
 
 @pytest.fixture(scope="module")
 def federations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, int]]]:
-    """Two federations side by side, since each waits half a minute for the bank: folder and exit code."""
-    root, begun = tmp_path_factory.mktemp("lost"), {}
+    """Two federations side by side, since each waits half a minute for the bank: folder and exit code.
+
+    In the second one the node comes back at once.
+    """
+    root, begun, back = tmp_path_factory.mktemp("lost"), {}, None
     try:
         for lost_bank in ("repeat", "recover"):
             begun[lost_bank] = start(root / lost_bank, lost_bank)
@@ -79,11 +96,16 @@ def federations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             for lost_bank, process in list(waiting.items()):
                 if kill_in_training(process, root / lost_bank, "bank-c"):
                     del waiting[lost_bank]
+                    if lost_bank == "recover":
+                        back = restart(root / lost_bank, "bank-c")
         yield {lost_bank: (root / lost_bank, process.wait(240)) for lost_bank, process in begun.items()}
     finally:
         for process in begun.values():
             process.terminate()
             process.wait(60)
+        if back is not None:
+            os.killpg(back.pid, signal.SIGTERM)
+            back.wait(60)
 
 
 @pytest.mark.parametrize("lost_bank", ["repeat", "recover"])
@@ -94,6 +116,7 @@ def test_the_others_complete_without_a_bank_that_was_killed_in_training(federati
     assert "bank-c: its node has ended; the contract lets the others go on without it" in printed
     assert re.search(r"^bank-c was lost: .*; the run goes on without it$", printed, re.MULTILINE)
     assert re.search(r"^audit: .*cosigned by .*; the log is good$", printed, re.MULTILINE)
+    assert re.search(r"^Run \d+ is complete\.$", printed, re.MULTILINE)
     report = json.loads((out / "report.json").read_text())
     assert report["lost_banks"] == ["bank-c"]
     assert list(report["banks"]) == list(LEFT)
