@@ -222,6 +222,9 @@ class _Runs:
     def abort(self, _run_id: int, reason: str, party: str = "", code: str = "") -> None:
         print(f"run aborted: {reason} {party} {code}", file=sys.stderr)
 
+    def lose(self, _run_id: int, party: str) -> None:
+        print(f"lost: {party}", file=sys.stderr)
+
     def add_progress(self, progress: Any) -> None:
         pass
 
