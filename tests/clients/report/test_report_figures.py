@@ -94,7 +94,8 @@ def test_scores_that_spread_too_much_or_too_little_are_named():
 def test_probabilities_that_are_too_low_or_too_high_are_named_with_both_rates_and_the_correction():
     low = findings(lambda truth: truth - 0.4)
     assert (
-        "Defaults are more frequent than predicted: 31.20% of the held-out customers instead of 24.08%" in low
+        "Defaults are more frequent than predicted: 31.20 % of the held-out customers instead of 24.08 %"
+        in low
     )
     assert "+0.4" in low
     assert "of 9 grades the predicted default rate is outside" in low

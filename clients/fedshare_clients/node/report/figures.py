@@ -143,8 +143,8 @@ def calibration_findings(figures: Mapping[str, Any]) -> list[str]:
     if fit is not None and abs(fit["intercept"]) > _ERRORS * fit["intercept_error"]:
         more = "more" if fit["intercept"] > 0 else "less"
         found.append(
-            f"Defaults are {more} frequent than predicted: {rates['observed']:.2%} of the held-out customers instead of "
-            f"{rates['predicted']:.2%}; {fit['intercept']:+.2f} on the log-odds would correct the mean."
+            f"Defaults are {more} frequent than predicted: {100 * rates['observed']:.2f} % of the held-out customers instead "
+            f"of {100 * rates['predicted']:.2f} %; {fit['intercept']:+.2f} on the log-odds would correct the mean."
         )
     grades = figures["grades"]
     outside = sum(not grade["as_predicted"] for grade in grades)
