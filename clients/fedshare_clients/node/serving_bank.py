@@ -47,8 +47,8 @@ __all__ = ["Opened", "ServingBank"]
 _TAG_BYTES: Final = 16
 # Identifiers in one message: a large batch must not keep a single question waiting for long.
 _MAX_BATCH: Final = 1000
-# How long a question waits for as many as the one before it had.
-_GATHER_SECONDS: Final = 0.002
+# For how long after an answer the next question waits for those who were answered and those who came meanwhile.
+_GATHER_SECONDS: Final = 0.003
 # Columns of holders that are ahead of the slowest one; with more the slowest one counts as broken.
 _MAX_AHEAD: Final = 8
 
@@ -153,6 +153,8 @@ class ServingBank:
         self._pending: list[bytes] = []
         # How many pending identifiers are worth waking the thread that asks for them.
         self._wanted = 1
+        self._expected = 1
+        self._answered_at = clock()
         self._question: _Question | None = None
         self._asked = 0
         self._updating = threading.Lock()
@@ -260,7 +262,7 @@ class ServingBank:
         return self._channel
 
     def _ask(self, channel: Channel) -> None:
-        number, gathered = 0, 1
+        number = 0
         while True:
             with self._changed:
                 # One question at a time: what comes meanwhile goes together in the next, at the cost of one.
@@ -269,15 +271,15 @@ class ServingBank:
                 ):
                     self._verify_answered()
                 # Callers that were answered together ask again together, a little apart.
-                self._wanted = gathered
+                self._wanted = self._expected
                 self._changed.wait_for(
-                    lambda: self._closed or len(self._pending) >= self._wanted, _GATHER_SECONDS
+                    lambda: self._closed or len(self._pending) >= self._wanted,
+                    max(self._answered_at + _GATHER_SECONDS - self._clock(), 0.0),
                 )
                 self._wanted = 1
                 if self._closed:
                     return
                 identifiers, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
-                gathered = len(identifiers)
             # One blinding for all holders: to each of them, and to all together, it is a random element.
             blinds, elements = blind(identifiers, self._randomness, workers=WORKERS)
             self._question = _Question(number, identifiers, blinds, self._clock())
@@ -345,27 +347,33 @@ class ServingBank:
                 return
             refusals = [each for each in question.answers.values() if isinstance(each, payload.KeysRefused)]
             if refusals:
-                self._refuse(question.identifiers, refusals)
+                self._refuse(question, refusals)
                 return
             keys = {name: answer for name, answer in question.answers.items() if isinstance(answer, RowKeys)}
             block = _Block(question.identifiers, keys)
             self._blocks.append(block)
             self._opened.update(opened := self._open(block))
         with self._changed:
-            self._question = None
+            self._take_next(question)
             settled = [(self._waiting.pop(identifier, []), row) for identifier, row in opened.items()]
-            self._changed.notify_all()
         _settle(settled)
 
-    def _refuse(self, identifiers: list[bytes], refusals: Sequence[payload.KeysRefused]) -> None:
+    def _take_next(self, question: _Question) -> None:
+        """Let the next question begin, soon; the lock is held."""
+        self._question = None
+        self._expected = len(question.identifiers) + len(self._pending)
+        self._answered_at = self._clock()
+        self._changed.notify_all()
+
+    def _refuse(self, question: _Question, refusals: Sequence[payload.KeysRefused]) -> None:
         """Ask again for as many as every holder still answers, and tell the others."""
+        identifiers = question.identifiers
         first = min(refusals, key=lambda refusal: refusal.left)
         left = first.left if first.left < len(identifiers) else 0
         with self._changed:
-            self._question = None
+            self._take_next(question)
             self._pending[:0] = identifiers[:left]
             refused = [self._waiting.pop(identifier, []) for identifier in identifiers[left:]]
-            self._changed.notify_all()
         error = RefusedError(first.code[:64] or "refused", "a holder answers no more identifiers")
         _settle((waiters, error) for waiters in refused)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from types import SimpleNamespace
 
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from fedshare.contract.scoring import Scoring
 from fedshare.errors import FedshareError, ProtocolError, UnavailableError
+from fedshare.sealed import blind
 from fedshare.wire.v1 import payload_pb2 as payload
-from fedshare_clients.node.serving_bank import ServingBank, _find
+from fedshare_clients.node.serving_bank import ServingBank, _find, _Question
 from fedshare_clients.node.serving_holder import Allowance, score_label
 from fedshare_clients.node.serving_threads import start_threads
 
@@ -106,7 +109,7 @@ def bank(fail=lambda _error: None):
         contract,
         Scoring(quota=1),
         "bank",
-        bytes,
+        os.urandom,
         time.monotonic,
         1.0,
         lambda _progress: None,
@@ -168,6 +171,37 @@ def test_whoever_waits_when_the_run_ends_is_told_why():
                 await asyncio.wait_for(question, 5)
 
     asyncio.run(ask())
+
+
+def test_callers_that_were_answered_together_ask_again_in_one_message(monkeypatch):
+    monkeypatch.setattr("fedshare_clients.node.serving_bank._GATHER_SECONDS", 20.0)
+    serving, sent, is_asked = bank(), [], threading.Event()
+    first = [b"first", b"second", b"third"]
+    serving._question = _Question(0, first, blind(first, os.urandom)[0], serving._clock())
+    for holder in ("court", "tax"):
+        serving._take_answer(holder, 0, payload.KeysRefused(code="quota_exceeded"))
+
+    def send(holder, message, number):
+        sent.append((holder, len(message.elements) // 32, number))
+        if holder == "tax":
+            is_asked.set()
+
+    channel = SimpleNamespace(send=send)
+
+    async def ask_a_little_apart():
+        start_threads(
+            "t", [lambda: serving._ask(channel)], lambda: bool(serving._closed), lambda _error: None
+        )
+        asked = []
+        for name in (b"a", b"b", b"c"):
+            asked.append(asyncio.ensure_future(serving.ask(name)))
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(is_asked.wait, 10)
+        serving.close("the test is over")
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(ask_a_little_apart())
+    assert sent == [("court", 3, 0), ("tax", 3, 0)]
 
 
 def test_errors_of_a_thread_end_the_run_unless_it_is_over():
