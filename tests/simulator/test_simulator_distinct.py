@@ -177,6 +177,15 @@ def test_nobody_is_dropped_where_fewer_than_the_minimum_cohort_are_not_shared(
     counted.take(trained(simulation, "bank-a"), trained(simulation, "bank-b"))
 
 
+def test_noisy_outcomes_are_dropped_as_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(monkeypatch)
+    noisy = {"privacy": {"labels": {"epsilon": 3.0}}, "outputs": {"coordinator_metrics": False}}
+    simulation = federation(overlapping_banks(60, 300, 420), **SMALL, **noisy)
+    for run_id in (1, 2):
+        run(simulation, run_id)
+        counted.take(trained(simulation, "bank-a"), trained(simulation, "bank-b") - dropped(simulation))
+
+
 def test_customers_that_come_later_count_once_per_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
     tables = overlapping_banks(60, 300, 420)

@@ -90,7 +90,6 @@ def verify_dropping(contract: Contract) -> None:
     unsupported = {
         "bank_model": contract.bank_model is not None,
         "between_banks.personal_intercepts": contract.between_banks.personal_intercepts,
-        "privacy.labels": contract.privacy.labels is not None,
     }
     if found := [name for name, is_there in unsupported.items() if is_there]:
         raise ValueError(

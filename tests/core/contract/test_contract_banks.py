@@ -49,7 +49,6 @@ def test_two_banks_are_refused_unless_they_accept_what_follows() -> None:
     [
         (3, {}, "exactly two label_holders, found 3"),
         (2, {"bank_model": {"kind": "mlp"}}, "does not go with bank_model"),
-        (2, {"privacy": {"labels": {"epsilon": 1.0}}, "outputs": {}}, "privacy.labels"),
         (2, {"between_banks": {"personal_intercepts": True}}, "personal_intercepts"),
     ],
 )
