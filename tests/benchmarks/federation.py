@@ -290,7 +290,7 @@ class _Memory:
     def fixed_customers(self, _side: str, _peer: str) -> None:
         pass
 
-    def fix_customers(self, _side: str, _peer: str, _marks: Any) -> None:
+    def fix_customers(self, _side: str, _peer: str, _marks: Any, _name: bytes) -> None:
         pass
 
     def ever_droppable(self) -> list[Any]:

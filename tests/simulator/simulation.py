@@ -170,7 +170,7 @@ class BankMemory:
     def __init__(self) -> None:
         self.stored: list[Marks] = []
         self.bands: dict[tuple[str, str], Band] = {}
-        self.fixed: dict[tuple[str, str], Marks] = {}
+        self.fixed: dict[tuple[str, str], tuple[Marks, bytes]] = {}
 
     def extend_sums(self, choose: Callable[[bytes, list[Marks]], Iterable[Marks]]) -> None:
         self.stored += choose(bytes(range(32)), list(self.stored))
@@ -181,15 +181,15 @@ class BankMemory:
     def save_shared_band(self, digest: str, peer: str, band: Band) -> None:
         self.bands[digest, peer] = band
 
-    def fixed_customers(self, side: str, peer: str) -> Marks | None:
+    def fixed_customers(self, side: str, peer: str) -> tuple[Marks, bytes] | None:
         return self.fixed.get((side, peer))
 
-    def fix_customers(self, side: str, peer: str, marks: Marks) -> None:
+    def fix_customers(self, side: str, peer: str, marks: Marks, name: bytes) -> None:
         assert (side, peer) not in self.fixed
-        self.fixed[side, peer] = marks
+        self.fixed[side, peer] = marks, name
 
     def ever_droppable(self) -> list[Marks]:
-        return [marks for (side, _), marks in self.fixed.items() if side == "drops"]
+        return [marks for (side, _), (marks, _) in self.fixed.items() if side == "drops"]
 
 
 class MemoryWithdrawals:

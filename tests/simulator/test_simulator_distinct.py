@@ -11,6 +11,7 @@ from simulation import Simulation, assert_ended, overlapping_banks
 
 from fedshare.contract.model import parse_contract
 from fedshare.credit.bins import ColumnBins, Design
+from fedshare.errors import RunFailedError
 from fedshare.sealed.oblivious_transfer import ReceiverSetup
 from fedshare.training.scorecard import centralised_fit
 from fedshare.wire.v1 import payload_pb2 as payload
@@ -216,6 +217,40 @@ def test_a_later_run_without_one_who_might_have_been_dropped_is_refused(bank: st
     platform.table = without(platform.table, min(trained(simulation, bank)))
     assert simulation.run(2)[bank]["code"] == "few_customers_changed"
     assert "all of them must take part" in str(platform.failure)
+
+
+def test_a_run_that_ends_when_the_shared_ones_are_counted_is_not_followed_by_one_that_counts_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = federation(overlapping_banks(60, 300, 420), **SMALL)
+
+    def ends(*_numbers: int) -> bool:
+        raise RunFailedError("the node of the first bank is ended here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedshare_clients.node.distinct_customers.may_drop", ends)
+        assert simulation.run(1)["bank-a"]["code"] == "RunFailedError"
+    simulation.exchange.aborted = None
+    platform = simulation.platforms["bank-a"]
+    everybody = platform.table
+    platform.table = without(everybody, min(dropped(simulation)))
+    assert simulation.run(2)["bank-a"]["code"] == "few_customers_changed"
+    simulation.exchange.aborted = None
+    platform.table = everybody
+    run(simulation, 3)
+
+
+def test_the_first_bank_asks_the_same_of_later_runs_where_nobody_is_dropped() -> None:
+    simulation = run(federation(overlapping_banks(4, 300, 420), **SMALL))
+    platform = simulation.platforms["bank-a"]
+    platform.table = without(platform.table, min(trained(simulation, "bank-a")))
+    assert simulation.run(2)["bank-a"]["code"] == "few_customers_changed"
+
+
+def test_a_first_bank_that_has_forgotten_its_list_is_refused_by_the_other() -> None:
+    simulation = run(federation(overlapping_banks(60, 300, 420), **SMALL))
+    simulation.platforms["bank-a"].memory.fixed.clear()  # as an old copy of its state folder does
+    assert simulation.run(2)["bank-b"]["code"] == "other_customers_counted"
 
 
 def test_other_contracts_keep_those_together_who_might_have_been_dropped() -> None:

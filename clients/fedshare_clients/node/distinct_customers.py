@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from fedshare.errors import ProtocolError
+from fedshare.errors import ProtocolError, RefusedError
 from fedshare.privacy.differences import Marks
 from fedshare.privacy.dropped import droppable, may_drop, verify_whole
 from fedshare.sealed import OprfKey
 from fedshare.sealed.intersection import find_common, raised, raised_again, raised_in_order
 from fedshare.sealed.masked_sum import encode
-from fedshare.sealed.oblivious import ELEMENT_BYTES
 from fedshare.sealed.oblivious_transfer import Receiver, ReceiverSetup, SenderSetup
 from fedshare.sealed.randomness import Stream, fresh_seed
 from fedshare.wire.v1 import payload_pb2 as payload
@@ -52,18 +51,23 @@ __all__ = ["DistinctCustomers", "DropMemory", "agree"]
 _BANKS = 2
 # No party has this name.
 _CUSTOMERS = ""
+_NAME_BYTES = 16
 
 T = TypeVar("T")
-Side = Literal["keeps", "drops"]
+Side = Literal["keeps", "counts", "drops"]
 
 
 class DropMemory(SumMemory, Protocol):
     """Where a bank remembers who was counted with which other bank, whatever the contract."""
 
-    def fixed_customers(self, side: Side, peer: str) -> Marks | None:
-        """Return who this bank ``keeps`` or ``drops`` if the bank with the identity key ``peer`` has them too."""
+    def fixed_customers(self, side: Side, peer: str) -> tuple[Marks, bytes] | None:
+        """Return who was fixed with the bank whose identity key is ``peer``, and the name of the first bank's list.
 
-    def fix_customers(self, side: Side, peer: str, marks: Marks) -> None:
+        A bank ``keeps`` or ``drops`` customers if the other one has them too; ``counts`` are those that it keeps, or nobody
+        where none are dropped for it.
+        """
+
+    def fix_customers(self, side: Side, peer: str, marks: Marks, name: bytes) -> None:
         """Store it durably. Raises ``StorageError`` if the disk refuses; nothing may be sent then."""
 
 
@@ -93,7 +97,8 @@ def agree(
 
     Raises:
         ProtocolError: the other bank sends something else than the protocol says.
-        RefusedError: ``few_customers_changed``.
+        RefusedError: ``few_customers_changed``, or ``other_customers_counted``: the first bank has another list than in earlier
+            runs.
         StorageError: who is counted cannot be stored.
     """
     first, second = (bank.id for bank in contract.banks())
@@ -131,30 +136,30 @@ class _Run:
         nothing = np.zeros(len(self._table))
         marks, _ = self._marks(np.arange(len(self._table)), nothing, nothing)
         fixed = self._memory.fixed_customers("keeps", known)
-        counted = np.ones(len(self._table), dtype=np.bool_)
-        if fixed is not None and len(fixed.customers):
-            verify_whole([fixed], marks, party=self._party)
-            counted = np.isin(marks.customers, fixed.customers)
+        if fixed is None:
+            fixed = marks.take(np.ones(len(self._table), dtype=np.bool_)), self._randomness(_NAME_BYTES)
+            # Before it is compared: if this run ends now, the next one must not count with another list.
+            self._memory.fix_customers("keeps", known, *fixed)
+        kept, name = fixed
+        verify_whole([kept], marks, party=self._party)
+        counted = np.isin(marks.customers, kept.customers)
         transfer, setup = ReceiverSetup.create(self._randomness)
         key = OprfKey.generate(self._randomness)
         own = raised(key, self._identifiers(np.flatnonzero(counted)), self._randomness, workers=WORKERS)
-        self._channel.send(peer, payload.DropOffer(transfer=transfer, elements=own))
+        self._channel.send(peer, payload.DropOffer(transfer=transfer, elements=own, list=name))
         answer = self._channel.receive(peer, payload.DropAnswer)
         if len(answer.again) != len(own):
             raise ProtocolError(f"{peer} answered {len(own)} bytes of elements with {len(answer.again)}")
-        if fixed is None or len(fixed.customers):
-            common = find_common(key, answer.elements, answer.again, workers=WORKERS)
-        else:
-            common = np.zeros(len(answer.elements) // ELEMENT_BYTES, dtype=np.bool_)
-        if fixed is None:
-            fixed = marks.take(counted)
-            if not may_drop(
-                int(common.sum()), len(common), len(marks.customers), self._contract.minimum_cohort
-            ):
-                fixed = marks.take(~counted)
+        common = find_common(key, answer.elements, answer.again, workers=WORKERS)
+        found = self._memory.fixed_customers("counts", known)
+        if found is None:
+            dropping = may_drop(
+                int(common.sum()), len(common), len(kept.customers), self._contract.minimum_cohort
+            )
+            found = marks.take(counted & dropping), name
             # Before the bits leave: a run that ends now must not be followed by one with others.
-            self._memory.fix_customers("keeps", known, fixed)
-        if not len(fixed.customers):
+            self._memory.fix_customers("counts", known, *found)
+        if not len(found[0].customers):
             counted[:] = common[:] = False
         bits = [np.zeros(rows, dtype=np.bool_) for rows in universe.values()]
         for at, holder in zip(bits, universe, strict=True):
@@ -174,15 +179,20 @@ class _Run:
         known = self._contract.party(peer).identity_key
         trained = np.flatnonzero(training)
         marks, earlier = self._marks(trained, labels[trained], self._table.weight[trained])
+        offer = self._channel.receive(peer, payload.DropOffer)
+        if len(offer.list) != _NAME_BYTES:
+            raise ProtocolError(
+                f"expected the name of {peer}'s list, {_NAME_BYTES} bytes, got {len(offer.list)} bytes"
+            )
         fixed = self._memory.fixed_customers("drops", known)
         if fixed is None:
-            chosen = droppable(marks, earlier, self._memory.ever_droppable())
-            self._memory.fix_customers("drops", known, marks.take(chosen))
-        else:
-            chosen = np.isin(marks.customers, fixed.customers)
+            fixed = marks.take(droppable(marks, earlier, self._memory.ever_droppable())), offer.list
+            self._memory.fix_customers("drops", known, *fixed)
+        elif fixed[1] != offer.list:
+            raise _other_list(self._party, peer)
+        chosen = np.isin(marks.customers, fixed[0].customers)
         order = np.argsort(Stream(fresh_seed(self._randomness)).uniform((int(chosen.sum()),)))
         rows = trained[chosen][order]
-        offer = self._channel.receive(peer, payload.DropOffer)
         transfers, setup = SenderSetup.create(offer.transfer, self._randomness)
         key = OprfKey.generate(self._randomness)
         again = raised_again(key, offer.elements, self._randomness, workers=WORKERS)
@@ -311,3 +321,12 @@ class DistinctCustomers:
             shares.append(kept(share))
         channel.send(self._peer, payload.DropProduct(words=b"".join(messages)), index)
         return shares
+
+
+def _other_list(party: str, peer: str) -> RefusedError:
+    return RefusedError(
+        "other_customers_counted",
+        f"{peer} counts other customers than in earlier runs with {party}, so the runs' difference might show a single one "
+        "that both have: its node lacks what these runs left in its state folder; put the newest copy of that back",
+        party=party,
+    )

@@ -91,7 +91,8 @@ CREATE TABLE IF NOT EXISTS shared (
     digest TEXT NOT NULL, peer TEXT NOT NULL, at_least INTEGER NOT NULL, below INTEGER NOT NULL,
     PRIMARY KEY (digest, peer));
 CREATE TABLE IF NOT EXISTS fixed_customers (
-    side TEXT NOT NULL, peer TEXT NOT NULL, customers BLOB NOT NULL, outcomes BLOB NOT NULL, PRIMARY KEY (side, peer));
+    side TEXT NOT NULL, peer TEXT NOT NULL, customers BLOB NOT NULL, outcomes BLOB NOT NULL, name BLOB NOT NULL,
+    PRIMARY KEY (side, peer));
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -549,18 +550,21 @@ class NodeState:
                 "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)", (digest, peer, band.at_least, band.below)
             )
 
-    def fixed_customers(self, side: str, peer: str) -> Marks | None:
+    def fixed_customers(self, side: str, peer: str) -> tuple[Marks, bytes] | None:
         """Return who is counted together with another bank; see ``distinct_customers.DropMemory``."""
         with self._database() as database:
             row = database.execute(
-                "SELECT customers, outcomes FROM fixed_customers WHERE side = ? AND peer = ?", (side, peer)
+                "SELECT customers, outcomes, name FROM fixed_customers WHERE side = ? AND peer = ?",
+                (side, peer),
             ).fetchone()
-        return None if row is None else _marks(row)
+        return None if row is None else (_marks(row[:2]), bytes(row[2]))
 
-    def fix_customers(self, side: str, peer: str, marks: Marks) -> None:
+    def fix_customers(self, side: str, peer: str, marks: Marks, name: bytes) -> None:
         """Store who is counted together with another bank; an error if that is stored already."""
         with self._database() as database:
-            database.execute("INSERT INTO fixed_customers VALUES (?, ?, ?, ?)", (side, peer, *_stored(marks)))
+            database.execute(
+                "INSERT INTO fixed_customers VALUES (?, ?, ?, ?, ?)", (side, peer, *_stored(marks), name)
+            )
 
     def ever_droppable(self) -> list[Marks]:
         """Return who might have been dropped; see ``held_back.SumMemory``."""

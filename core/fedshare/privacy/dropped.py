@@ -51,22 +51,25 @@ def may_drop(shared: int, droppable_count: int, own: int, minimum: int) -> bool:
 
 
 def verify_whole(wholes: Sequence[Marks], present: Marks, *, party: str) -> None:
-    """Check that every group of customers that must stay together is ``present``, with all outcomes as before or none.
+    """Check that every group of customers that must stay together is ``present``, with all outcomes as before.
+
+    Outcomes that have all changed will not do: if the unit of all weights or the noise changed, and one outcome with it,
+    multiples of two runs' sums would differ by that one.
 
     Raises:
         RefusedError: ``few_customers_changed``: some are missing. The message does not say how many.
     """
     for whole in wholes:
-        unchanged = np.isin(whole.outcomes, present.outcomes)
-        if not np.isin(whole.customers, present.customers).all() or unchanged.any() != unchanged.all():
+        unchanged = np.isin(whole.outcomes, present.outcomes).all()
+        if not unchanged or not np.isin(whole.customers, present.customers).all():
             raise _refusal(party)
 
 
 def _refusal(party: str) -> RefusedError:
     return RefusedError(
         "few_customers_changed",
-        "customers of an earlier run that dropped shared customers are gone, held back or held out, or have another outcome or "
-        "weight: the runs' difference might show a single one, so all of them must take part; take their earlier rows",
+        "customers of an earlier run that dropped shared customers are gone, held back or held out, or have another outcome, "
+        "weight or noise: the runs' difference might show a single one, so all of them must take part; take their earlier rows",
         party=party,
         private=True,
     )

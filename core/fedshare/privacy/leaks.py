@@ -203,14 +203,15 @@ LEDGER: tuple[Leak, ...] = (
     ),
     Leak(
         message="DropOffer",
-        fields=("transfer", "elements"),
+        fields=("transfer", "elements", "list"),
         phase="align",
         sender="label_holder",
         recipient="label_holder",
         sealed=True,
         feature_holder=_NOTHING,
-        label_holder="between which two powers of two the number of the first bank's customers lies",
-        coordinator="the same, from the size",
+        label_holder="between which two powers of two the number of the first bank's customers lies, and that they are those "
+        "of earlier runs",
+        coordinator="the same number, from the size",
         auditor=_SIZES,
         needed="a customer of both banks counts once: what the other bank drops stays hidden from both",
         agreed="drop_shared_customers",
@@ -792,12 +793,21 @@ def _dropping_shows(first: str, second: str) -> list[str]:
     """Return what two banks learn where the second one drops the customers that both have, and what it costs that one."""
     together = (
         f"by comparing runs, nobody whom {second} drops, for all stay together: who of {second} may be dropped has to take "
-        f"part, with the same outcome, in every later run of {second} under any contract, and who {first} had in every later "
-        "one that drops; without them none begins"
+        f"part, with the same outcome and noise, in every later run of {second} under any contract, and who {first} had in "
+        "every later one that drops; without them none begins"
+    )
+    merged = (
+        f"{second} only: from bins that {first} merged though it has the minimum cohort there, that it shares some of them, "
+        "nearly all if few; from other bins, how many at most; from contracts with other cohorts, about how many"
+    )
+    beside = (
+        f"beside a run of {first} and {second} that drops nobody: {second}, whether anyone is dropped, from the models; "
+        f"{first} and holders, how many per bin of theirs, which where it is none or all says it of each"
     )
     return [
         f"{first} only: how many training customers of {second} it has too, exactly in its node's memory, not which",
-        f"{second} only: from bins that {first} merged though it has the minimum cohort there, that it shares some of them",
+        merged,
+        beside,
         together,
     ]
 

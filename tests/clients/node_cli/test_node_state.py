@@ -319,13 +319,15 @@ def test_who_is_counted_with_another_bank_is_fixed_for_good_and_survives_the_pro
     assert state.fixed_customers("drops", "key") is None
     marks = Marks(np.array([1, 2], dtype=np.uint64), np.array([3, 4], dtype=np.uint64))
     nobody = Marks(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64))
-    state.fix_customers("drops", "key", marks)
-    state.fix_customers("keeps", "key", nobody)
+    state.fix_customers("drops", "key", marks, b"first")
+    state.fix_customers("counts", "key", nobody, b"second")
     with pytest.raises(StorageError):
-        state.fix_customers("drops", "key", nobody)
+        state.fix_customers("drops", "key", nobody, b"first")
     again = NodeState(state.folder)
-    assert again.fixed_customers("drops", "key").outcomes.tolist() == [3, 4]
-    assert len(again.fixed_customers("keeps", "key").customers) == 0
+    fixed, name = again.fixed_customers("drops", "key")
+    assert (fixed.outcomes.tolist(), name) == ([3, 4], b"first")
+    fixed, name = again.fixed_customers("counts", "key")
+    assert (len(fixed.customers), name) == (0, b"second")
     assert [each.customers.tolist() for each in again.ever_droppable()] == [[1, 2]]
 
 

@@ -49,10 +49,14 @@ def test_as_many_as_the_minimum_cohort_are_dropped_and_left(shared, others, own,
     assert may_drop(shared, others, own, 5) is allowed
 
 
-def test_whole_groups_may_take_part_with_others_and_with_all_outcomes_changed():
+def test_whole_groups_may_take_part_with_others():
     verify_whole([marks(range(4))], marks(range(9)), party="bank")
-    verify_whole([marks(range(4))], marks(range(9), outcome=1.0), party="bank")
     verify_whole([], marks([]), party="bank")
+
+
+def test_a_group_whose_outcomes_have_all_changed_is_refused_for_one_may_have_changed_otherwise():
+    with pytest.raises(RefusedError, match="all of them must take part"):
+        verify_whole([marks(range(4))], marks(range(9), outcome=0.5), party="bank")
 
 
 def test_a_group_of_which_one_is_gone_or_changed_is_refused():

@@ -750,19 +750,25 @@ class DropOffer(message.Message):
 
     TRANSFER_FIELD_NUMBER: builtins.int
     ELEMENTS_FIELD_NUMBER: builtins.int
+    LIST_FIELD_NUMBER: builtins.int
     transfer: builtins.bytes
     """One group element of 32 bytes. The receiver checks it."""
     elements: builtins.bytes
     """As CustomerElements.elements."""
+    list: builtins.bytes
+    """16 random bytes, drawn with the list of customers that the first bank fixes in its first run with the other one. The receiver
+    refuses a run with another name than in its first one.
+    """
     def __init__(
         self,
         *,
         transfer: builtins.bytes = ...,
         elements: builtins.bytes = ...,
+        list: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["elements", b"elements", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["elements", b"elements", "list", b"list", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
