@@ -2,7 +2,8 @@
 
 A model is to be served from the moment when every party serves it until the operator ends the run, a party refuses one, or
 the contract is no longer in force. Between runs the keeper waits until a node of every party is connected, and longer after
-each run that did not last. Every run has hellos and keys of its own; nothing of the one before it is used again.
+each run that did not last. A run that goes on without a bank is ended for another when that one is back. Every run has hellos
+and keys of its own; nothing of the one before it is used again.
 """
 
 from __future__ import annotations
@@ -92,12 +93,13 @@ class Keeper:
             self._say("", f"looking after the served models failed, it will be tried again: {error}")
 
     def _look_after(self, digest: str, model_run: int) -> None:
-        runs = self._store.serving_runs(digest)
-        if any(run.status == "running" for run in runs):
-            self._said.pop(digest, None)
-            return
-        contract = self._store.find_contract(digest)
+        runs, contract = self._store.serving_runs(digest), self._store.find_contract(digest)
         if contract is None:
+            return
+        running = [run for run in runs if run.status == "running"]
+        if running:
+            self._said.pop(digest, None)
+            self._bring_back(running[0].run_id, contract)
             return
         name = f"contract {contract.name} ({digest[:12]})"
         status = contract_status(contract, self._store.decisions(digest), self._now())
@@ -115,6 +117,13 @@ class Keeper:
         self._store.open_run(run_id, digest, model_run)
         self._store.add_event("resumed", f"it takes the place of run {last.run_id}: {last.reason}", run_id)
         self._say(digest, f"{name}: run {run_id} takes the place of serving run {last.run_id}")
+
+    def _bring_back(self, run_id: int, contract: ContractRecord) -> None:
+        """End a run that goes on without a bank once that one is back: the next one is with it."""
+        lost = sorted(self._store.lost_parties(run_id))
+        if lost and not self._missing(contract):
+            names = ", ".join(lost)
+            self._store.abort(run_id, f"{names}, without whom the run went on, can be reached again")
 
     def _missing(self, contract: ContractRecord) -> list[str]:
         heartbeats = self._starter.heartbeats()

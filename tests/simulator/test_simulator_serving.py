@@ -132,6 +132,24 @@ def test_several_banks_score_their_customers_with_the_model_that_they_share() ->
     end(simulation)
 
 
+def test_a_bank_that_is_lost_leaves_the_others_their_scores() -> None:
+    tables = split_banks(small_economy(600, 700), [1, 1, 1])
+    simulation = trained(tables, quota=500)
+    assert {reply["status"] for reply in simulation.serve().values()} == {"ok"}
+    left, lost = (simulation.platforms[name] for name in ("bank-a", "bank-c"))
+    assert left.customers is not None
+    scorer, names = left.scoring.desk.find(""), [each.encode() for each in left.customers["identifier"]]
+    assert ask(scorer, names[0]).status == "scored"
+    assert ask(lost.scoring.desk.find(""), names[0]).reason in {"", "unknown_enterprise"}
+    simulation.exchange.lose("bank-c")
+    # What a holder counted ahead for the bank that is gone it takes off again.
+    counted = (simulation.contract.digest(), "scored/bank-c")
+    wait_for(lambda: simulation.platforms["tax"].spent[counted] == 1)
+    assert ask(scorer, names[1]).status == "scored"
+    assert simulation.exchange.aborted is None
+    end(simulation)
+
+
 @pytest.mark.parametrize("banks", [1, 2])
 def test_a_network_of_the_banks_is_part_of_their_scores(banks: int) -> None:
     tables = small_economy(600, 700)

@@ -17,7 +17,7 @@ import numpy as np
 from fedshare.audit.statements import PrivateEvent
 from fedshare.credit.points import PointScale
 from fedshare.credit.values import is_missing
-from fedshare.errors import FedshareError, RefusedError
+from fedshare.errors import FedshareError, PartyLostError, RefusedError
 from fedshare.scoring.saved import SavedModel
 from fedshare.sealed import OprfKey, Sealer, derive, evaluate, pair_row_keys
 from fedshare.sealed.oblivious import ELEMENT_BYTES, RowKeys
@@ -243,6 +243,8 @@ class ServingHolder:
     def _answer(self, channel: Channel, bank: str, allowance: Allowance) -> None:
         try:
             self._answer_within(channel, bank, allowance)
+        except PartyLostError as lost:
+            self._report(Progress("serve", self._epoch, f"serves the other banks only: {lost}"))
         finally:
             allowance.close()
 

@@ -349,6 +349,11 @@ class Contract(_Strict):
             return frozenset()
         return frozenset(bank.id for bank in self.banks()[1:])
 
+    def expendable_in_serving(self) -> frozenset[str]:
+        """Return the parties without which a serving run goes on: banks, if there are several; no sum is over them."""
+        banks = self.banks()
+        return frozenset(bank.id for bank in banks) if len(banks) > 1 else frozenset()
+
     def fewest_banks(self) -> int:
         """Return how many banks take part in every sum, at least, of a run that is not ended for a loss."""
         if self.between_banks.lost_bank == "end":

@@ -225,11 +225,16 @@ class RunStore(LogStore):
     def expendable_parties(self, run_id: int) -> frozenset[str]:
         """Return the parties of a run without which it goes on; none if there is no such run."""
         query = (
-            select(Contract.canonical).join(Run, Run.digest == Contract.digest).where(Run.run_id == run_id)
+            select(Contract.canonical, Run.model_run)
+            .join(Run, Run.digest == Contract.digest)
+            .where(Run.run_id == run_id)
         )
         with self.transaction() as session:
-            canonical = session.scalar(query)
-        return frozenset() if canonical is None else parse_contract(canonical).expendable()
+            found = session.execute(query).first()
+        if found is None:
+            return frozenset()
+        contract = parse_contract(found[0])
+        return contract.expendable() if found[1] is None else contract.expendable_in_serving()
 
     def add_progress(self, progress: ProgressRecord) -> None:
         """Store a party's report."""

@@ -155,6 +155,12 @@ def test_a_run_goes_on_without_any_bank_but_the_first(lost_bank: str) -> None:
     assert not parse_contract(banks_alone(4, "end")).expendable()
 
 
+def test_a_serving_run_goes_on_without_a_bank_unless_it_is_the_only_one() -> None:
+    several = parse_contract(banks_alone(4, "end"))
+    assert several.expendable_in_serving() == {bank.id for bank in several.banks()}
+    assert not parse_contract(document()).expendable_in_serving()
+
+
 @pytest.mark.parametrize(
     ("count", "lost_bank", "changes", "cause"),
     [

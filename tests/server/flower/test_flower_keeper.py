@@ -146,6 +146,23 @@ def test_a_run_that_was_never_held_is_followed_by_none(world: World, keeper: Kee
     assert world.started == []
 
 
+def test_a_run_that_goes_on_without_a_bank_makes_room_for_another_when_that_one_is_back(
+    world: World, keeper: Keeper
+) -> None:
+    world.store.open_run(FIRST, world.digest, TRAINED)
+    world.store.keep_serving(FIRST)
+    world.store.lose(FIRST, "bank")
+    world.offline = {"bank"}
+    world.pass_time(keeper, 3600)
+    record = world.store.find_run(FIRST)
+    assert record is not None
+    assert (record.status, world.started) == ("running", [])
+    world.offline = set()
+    world.pass_time(keeper, 30)
+    assert world.store.run_aborted(FIRST) == "bank, without whom the run went on, can be reached again"
+    assert world.started == [FIRST + 1]
+
+
 def test_a_contract_that_has_ended_is_served_no_more(
     world: World, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:

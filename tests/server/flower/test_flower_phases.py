@@ -199,6 +199,18 @@ def test_a_serving_run_that_is_held_ends_with_the_first_cause() -> None:
     assert "party tax was lost" in machine.begin()["bank"].to_record()["reason"]
 
 
+def test_a_run_that_serves_goes_on_without_a_party_that_it_can_spare() -> None:
+    machine = through(Rounds(DIGEST, PARTIES, SERVING_PHASES, frozenset({"bank"})), "serve")
+    machine.lose("bank", "its heartbeat stopped")
+    for party in ("court", "tax"):
+        machine.accept(party, ok(party))
+    assert (machine.is_held, machine.cause) == (True, None)
+    machine.lose("bank", "its connection ended")
+    assert (machine.is_held, machine.phase) == (True, "serve")
+    machine.release()
+    assert sorted(machine.begin()) == ["court", "tax"]
+
+
 def sparing(phase: str) -> Rounds:
     """Return a run in ``phase`` that goes on without the court."""
     return through(Rounds(DIGEST, PARTIES, expendable=frozenset({"court"})), phase)
