@@ -78,7 +78,12 @@ def serve_model(arguments: argparse.Namespace) -> int:
             )
         model_run = arguments.model if arguments.model is not None else _latest_training(store, contract)
         superlink = superlink_of(state)
-        run_id = superlink.start_run(contract.digest, model_run)
+        serving = [
+            run.run_id
+            for run in store.serving_runs(contract.digest)
+            if (run.status, run.model_run) == ("running", model_run)
+        ]
+        run_id = serving[0] if serving else superlink.start_run(contract.digest, model_run)
         store.open_run(run_id, contract.digest, model_run)
         print(f"Run {run_id} of contract {contract.name} serves the model of run {model_run}.", flush=True)
         record = follow(
@@ -181,6 +186,8 @@ def follow(
 
     A run whose ServerApp died without a word is ended here, with what Flower says about it.
     """
+    from fedshare_server.keeper import end_silent  # noqa: PLC0415  as above
+
     seen, seen_event, phase = 0, 0, ""
     while True:
         record = store.find_run(run_id)
@@ -200,10 +207,7 @@ def follow(
             print(_line(progress), flush=True)
         if record.status != "running" or reached():
             return record
-        flower = superlink.run_status(run_id)
-        if flower.startswith("finished"):
-            store.finish(run_id, "failed", f"the ServerApp ended without a result ({flower})")
-            store.close_run(run_id, "no_result")
+        end_silent(store, superlink, run_id)
         sleep(_POLL_SECONDS)
 
 

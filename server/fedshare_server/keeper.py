@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from fedshare_server.storage import ContractRecord, RunRecord, Store
 
-__all__ = ["Keeper", "Starter", "pause_after"]
+__all__ = ["Flower", "Keeper", "end_silent", "pause_after"]
 
 _LOOK: Final = timedelta(seconds=2)
+# Every so many looks Flower is asked whether the runs under way still have a ServerApp.
+_LOOKS_PER_QUESTION: Final = 15
 _FIRST_PAUSE: Final = timedelta(seconds=5)
 _LONGEST_PAUSE: Final = timedelta(minutes=10)
 # A run that ended sooner counts as one that did not last.
@@ -36,7 +38,7 @@ _FRESH_SECONDS: Final = 35.0
 _log = logging.getLogger(__name__)
 
 
-class Starter(Protocol):
+class Flower(Protocol):
     """What the keeper needs of Flower; ``fedshare_server.superlink.Superlink`` has it."""
 
     def heartbeats(self) -> Mapping[bytes, float]:
@@ -44,6 +46,17 @@ class Starter(Protocol):
 
     def start_run(self, contract_digest: str, model_run: int | None = None) -> int:
         """Start a run and return its id."""
+
+    def run_status(self, run_id: int) -> str:
+        """Return what Flower says of a run."""
+
+
+def end_silent(store: Store, flower: Flower, run_id: int) -> None:
+    """End a run whose ServerApp died without a word, with what Flower says about it."""
+    status = flower.run_status(run_id)
+    if status.startswith("finished"):
+        store.finish(run_id, "failed", f"the ServerApp ended without a result ({status})")
+        store.close_run(run_id, "no_result")
 
 
 def pause_after(runs: Sequence[RunRecord]) -> timedelta:
@@ -69,15 +82,16 @@ class Keeper:
 
     Args:
         store: the coordinator's records.
-        starter: Flower.
+        flower: its SuperLink.
         now: the time, with its zone.
     """
 
-    def __init__(self, store: Store, starter: Starter, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, flower: Flower, now: Callable[[], datetime]) -> None:
         self._store = store
-        self._starter = starter
+        self._flower = flower
         self._now = now
         self._due = now()
+        self._looks = 0
         self._said: dict[str, str] = {}
 
     def look(self) -> None:
@@ -85,6 +99,7 @@ class Keeper:
         if self._now() < self._due:
             return
         self._due = self._now() + _LOOK
+        self._looks += 1
         try:
             for digest, model_run in self._store.served_models().items():
                 self._look_after(digest, model_run)
@@ -100,6 +115,8 @@ class Keeper:
         if running:
             self._said.pop(digest, None)
             self._bring_back(running[0].run_id, contract)
+            if self._looks % _LOOKS_PER_QUESTION == 0:
+                end_silent(self._store, self._flower, running[0].run_id)
             return
         name = f"contract {contract.name} ({digest[:12]})"
         status = contract_status(contract, self._store.decisions(digest), self._now())
@@ -113,7 +130,7 @@ class Keeper:
         if missing := self._missing(contract):
             self._say(digest, f"{name}: serving goes on once {', '.join(missing)} can be reached again")
             return
-        run_id = self._starter.start_run(digest, model_run)
+        run_id = self._flower.start_run(digest, model_run)
         self._store.open_run(run_id, digest, model_run)
         self._store.add_event("resumed", f"it takes the place of run {last.run_id}: {last.reason}", run_id)
         self._say(digest, f"{name}: run {run_id} takes the place of serving run {last.run_id}")
@@ -126,7 +143,7 @@ class Keeper:
             self._store.abort(run_id, f"{names}, without whom the run went on, can be reached again")
 
     def _missing(self, contract: ContractRecord) -> list[str]:
-        heartbeats = self._starter.heartbeats()
+        heartbeats = self._flower.heartbeats()
         fresh = self._now().timestamp() + _FRESH_SECONDS
         keys = {party.party: canonical_key(party.flower_key) for party in self._store.parties()}
         return [party for party in contract.parties if heartbeats.get(keys[party], 0.0) < fresh]

@@ -297,3 +297,20 @@ def test_who_ends_a_serving_run_that_has_ended_ends_what_would_take_its_place(
     assert "no other takes its place" in capsys.readouterr().out
     assert store.served_models() == {}
     assert call("end", str(second)) == 2
+
+
+def test_a_model_that_is_served_already_is_not_served_twice(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "credit.yaml").write_text(yaml.safe_dump({**DRAFT, "scoring": {"quota": 10}}))
+    assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
+    (contract,) = store.contracts()
+    for party in ("tax", "bank-a"):
+        store.add_decision(contract.digest, party, True, b"signed", said(party))
+    store.open_run(5, contract.digest)
+    store.finish(5, "completed")
+    store.open_run(6, contract.digest, model_run=5)
+    store.add_event("held", "every party serves", 6)
+    assert call("serve", "credit") == 0
+    assert "Run 6 of contract credit serves the model of run 5." in capsys.readouterr().out
+    assert len(store.serving_runs(contract.digest)) == 1

@@ -45,6 +45,7 @@ class World:
     offline: set[str] = field(default_factory=set)
     is_down: bool = False
     started: list[int] = field(default_factory=list)
+    dead: set[int] = field(default_factory=set)
 
     def open(self, url: str) -> None:
         self.store = open_store(url, lambda: self.time)
@@ -73,6 +74,9 @@ class World:
         assert (contract_digest, model_run) == (self.digest, TRAINED)
         self.started.append(FIRST + 1 + len(self.started))
         return self.started[-1]
+
+    def run_status(self, run_id: int) -> str:
+        return "finished:failed" if run_id in self.dead else "running"
 
     def serve(self, seconds: float = 7200, status: str = "failed") -> None:
         """Let a first serving run be held for some time and then end."""
@@ -160,6 +164,19 @@ def test_a_run_that_goes_on_without_a_bank_makes_room_for_another_when_that_one_
     world.offline = set()
     world.pass_time(keeper, 30)
     assert world.store.run_aborted(FIRST) == "bank, without whom the run went on, can be reached again"
+    assert world.started == [FIRST + 1]
+
+
+def test_a_run_whose_serverapp_was_killed_is_ended_and_followed_by_another(
+    world: World, keeper: Keeper
+) -> None:
+    world.store.open_run(FIRST, world.digest, TRAINED)
+    world.store.keep_serving(FIRST)
+    world.pass_time(keeper, 120)
+    assert world.started == []
+    world.dead.add(FIRST)
+    world.pass_time(keeper, 60)
+    assert "the ServerApp ended without a result" in str(world.store.run_aborted(FIRST))
     assert world.started == [FIRST + 1]
 
 
