@@ -320,6 +320,28 @@ def test_neither_bank_is_sent_the_bits_or_the_numbers_of_the_other(monkeypatch: 
     assert not set(table.label.astype(np.int64).tolist()) & set(words.tolist())
 
 
+def test_neither_points_nor_losses_tell_the_second_bank_how_many_train(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[payload.SharedPoint] = []
+    send = Channel.send
+
+    def watched(self: Channel, recipient: str, message: Any, index: int = 0) -> None:
+        if isinstance(message, payload.SharedPoint):
+            told.append(message)
+        send(self, recipient, message, index)
+
+    monkeypatch.setattr(Channel, "send", watched)
+    simulation = run(federation(overlapping_banks(60, 300, 420), **SMALL))
+    train = len(trained(simulation, "bank-a")) + len(trained(simulation, "bank-b") - dropped(simulation))
+    # The search begins at the log-odds of a fraction with that denominator, and a mean loss is a multiple of 2^-32 by it.
+    rate = 1.0 / (1.0 + np.exp(-told[0].point[-1]))
+    assert abs(rate * train - round(rate * train)) > 1e-6
+    losses = np.array([each.train_loss for each in told if each.settled]) * train * 2.0**32
+    assert len(losses) == 3
+    assert np.abs(losses - np.rint(losses)).max() > 0.02
+
+
 def test_the_model_is_that_of_the_pooled_distinct_customers() -> None:
     simulation = run(federation(overlapping_banks(200), **DROP))
     scores, distinct = central_scores(simulation, dropped(simulation))

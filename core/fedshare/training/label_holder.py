@@ -35,6 +35,8 @@ _PRECISION = 1e-4
 # least: what is finer than these is noise, along which no search finds anything.
 _PRECISION_BETWEEN_BANKS = 1e-2
 _RESOLUTIONS = 16.0
+# Decimals of a mean loss over banks.
+_TOLD_DIGITS = 6
 # Solves in a row without progress before training stops: one weak direction is no sign of convergence.
 _CALM_STEPS = 2
 
@@ -47,7 +49,7 @@ class Step:
         coefficients: of every direction so far, for the holders, shape ``[t]``.
         objective: loss of the training customers plus penalty, per unit of training weight, in nats; it
             never rises.
-        train_loss: mean weighted log loss of the training customers, in nats.
+        train_loss: mean weighted log loss of the training customers, in nats; over several banks to six decimals.
         holdout_loss: of the held-out customers; ``None`` if there are none.
         stop: whether training ends here.
         reason: ``improving``, or why it ends: ``converged``, ``held-out loss`` (the weights are then those at which it was
@@ -103,7 +105,9 @@ class LabelHolderModel(Customers):
         self._variables = np.zeros(self.point_size)
         if not personal_intercept:
             defaults = self._totals.default_weight
-            self._variables[-1] = np.log(defaults / (self._totals.training_weight - defaults))
+            start = np.log(defaults / (self._totals.training_weight - defaults))
+            # Other banks are told: the exact log-odds of two whole numbers would tell them both.
+            self._variables[-1] = start if banks is None else np.round(start, 1)
         self._objectives: list[float] = []
         self._holdout_losses: list[float] = []
         self._best = self._variables
@@ -152,8 +156,8 @@ class LabelHolderModel(Customers):
         return Step(
             coefficients=self.coefficients,
             objective=self._objectives[-1],
-            train_loss=found.training / total,
-            holdout_loss=holdout_loss if np.isfinite(holdout_loss) else None,
+            train_loss=self._told(found.training / total),
+            holdout_loss=self._told(holdout_loss) if np.isfinite(holdout_loss) else None,
             stop=bool(reason),
             reason=reason or "improving",
         )
@@ -175,6 +179,10 @@ class LabelHolderModel(Customers):
         """Return the mean held-out loss, infinite if no customer with weight is held out."""
         weight = self._totals.holdout_weight
         return found.holdout / weight if weight > 0.0 else np.inf
+
+    def _told(self, loss: float) -> float:
+        """Return a mean loss as others may know it: a sum in fixed point by a whole number tells that number."""
+        return loss if self._banks is None else round(loss, _TOLD_DIGITS)
 
     def _stop_reason(self) -> str:
         """Return why training ends now, empty if it goes on."""

@@ -98,7 +98,7 @@ ENTRIES: tuple[Leak, ...] = (
         recipient="label_holder",
         sealed=True,
         feature_holder=NOTHING,
-        label_holder="the shared model so far and its mean loss over all banks; the leading bank learns from the "
+        label_holder="the shared model so far and its mean loss over all banks, rounded; the leading bank learns from the "
         "answers the losses and gradients over all banks, over bins of at least the minimum cohort",
         coordinator="the number of evaluations",
         auditor=SIZES,
