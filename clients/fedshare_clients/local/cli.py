@@ -102,9 +102,10 @@ def _run(arguments: argparse.Namespace) -> int:
     report = run_experiment(experiment, arguments.out, check=arguments.check, say=_say)
     auc = report["auc"]
     pooled = f", {auc['pooled']:.4f} pooled" if "pooled" in auc else ""
+    steps = "iterations" if report["coverage"] else "rounds"  # without feature holders there are rounds only
     print(
         f"{report['experiment']}: AUC {auc['bank_only']:.4f} with the bank's own columns, {auc['federated']:.4f} "
-        f"federated{pooled}; {report['iterations']} iterations, {report['seconds']['total']:.0f} s"
+        f"federated{pooled}; {report['iterations']} {steps}, {report['seconds']['total']:.0f} s"
     )
     print(f"Read {arguments.out / 'report.html'}")
     return 0
@@ -127,7 +128,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     for name, each in result["candidates"].items():
         test = result["differences"].get(name)
         against = (
-            f"  {test['difference']:+.4f} to {result['reference']}, adjusted p {test['adjusted_p_value']:.4f}"
+            f"  {test['difference']:+.4f} to {result['reference']}, adjusted p {_p_value(test['adjusted_p_value'])}"
             if test
             else ""
         )
@@ -138,6 +139,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(f"{name:{width}}  failed: {error}")
     print(f"Read {arguments.out / 'compare.html'}")
     return next((error.exit_code for error in failures.values()), 0)
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _economy(arguments: argparse.Namespace) -> int:

@@ -5,10 +5,10 @@ takes a field out. ``bins`` sets the number of bins of every column at once.
 
     base: default-credit.yaml
     candidates:
-      as it is: {}
-      few bins: {bins: 5}
-      strong ridge: {model: {ridge: 20}}
-      without the registry: {parties: {registry: null}}
+      as-it-is: {}
+      few-bins: {bins: 5}
+      strong-ridge: {model: {ridge: 20}}
+      without-registry: {parties: {registry: null}}
 
 Every candidate is a whole federation of its own. They are compared on customers whom all of them held out. The number of
 candidates is part of the result: the best of many looks better than it is.

@@ -115,13 +115,13 @@ def sample(noise, seed=0):
 
 
 def test_candidates_are_compared_on_the_same_customers_and_the_trials_are_told(loaded, monkeypatch, tmp_path):
-    harness(monkeypatch, {"good": sample(0.1), "poor": sample(3.0, 1), "same": sample(0.1)})
+    harness(monkeypatch, {"good": sample(0.1), "poor": sample(5.0, 1), "same": sample(0.1)})
     document, failures = run_comparison(
         loaded(good={}, poor={}, same={}, broken={}), tmp_path / "out", say=lambda line: None
     )
     assert document["trials"] == 4
     assert document["customers"] == 450
-    assert document["differences"]["poor"]["adjusted_p_value"] < 0.001
+    assert document["differences"]["poor"]["adjusted_p_value"] < 0.0001
     assert document["differences"]["same"] == {
         "difference": 0,
         "low": 0,
@@ -134,6 +134,8 @@ def test_candidates_are_compared_on_the_same_customers_and_the_trials_are_told(l
     html5lib.HTMLParser(strict=True).parse(page)
     assert "<strong>4 models were tried</strong>" in page
     assert "expected a column, found none" in page
+    assert "<td>&lt; 0.0001</td>" in page
+    assert "<td>0.0000</td>" not in page
     assert json.loads((tmp_path / "out" / "compare.json").read_text()) == document
 
 
