@@ -20,26 +20,27 @@ _MAX_PLACE = 200
 _MAX_KNOWN = 12
 
 
-def problems(error: ValidationError, model: type[BaseModel], whole: str) -> str:
+def problems(error: ValidationError, model: type[BaseModel], whole: str = "") -> str:
     """Return every problem with its place, the first 20 of them; no value of the document is shown.
 
     Args:
         error: what the validation of the document as ``model`` raised.
         model: what the document should be.
-        whole: what the document is called, where a problem is about all of it.
+        whole: what the document is called, where a problem is about all of it and the caller does not say so.
     """
     found = error.errors(include_input=False, include_url=False, include_context=False)
     shown = "; ".join(
-        f"{_place(each['loc'], whole)}: {_said(each['type'], each['msg'], each['loc'], model)}"
+        f"{_place(each['loc'], whole)}{_said(each['type'], each['msg'], each['loc'], model)}"
         for each in found[:_MAX_PROBLEMS]
     )
     return shown + (f"; and {len(found) - _MAX_PROBLEMS} more" if len(found) > _MAX_PROBLEMS else "")
 
 
 def _place(location: Sequence[int | str], whole: str) -> str:
-    """Return where a problem is; the name of an unknown field is the author's and may hold anything."""
+    """Return where a problem is, with a colon; the name of an unknown field is the author's and may hold anything."""
     dotted = ".".join(str(part) for part in location) or whole
-    return dotted if dotted.isprintable() and len(dotted) <= _MAX_PLACE else ascii(dotted)[:_MAX_PLACE]
+    shown = dotted if dotted.isprintable() and len(dotted) <= _MAX_PLACE else ascii(dotted)[:_MAX_PLACE]
+    return f"{shown}: " if shown else ""
 
 
 def _said(kind: str, message: str, location: Sequence[int | str], model: type[BaseModel]) -> str:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedshare.contract.banks import BetweenBanks, verify_banks
-from fedshare.contract.model import Alignment, Column, Outputs, Party, Points, ScorecardModel
+from fedshare.contract.banks import BetweenBanks
+from fedshare.contract.model import Alignment, Column, Outputs, Points, ScorecardModel
 from fedshare.contract.network import NetworkModel  # noqa: TC001 - pydantic reads it
 from fedshare.contract.portfolio import Portfolio  # noqa: TC001 - pydantic reads it
 from fedshare.contract.privacy import Privacy
@@ -24,6 +24,8 @@ from fedshare.problems import problems
 from fedshare.settings import parse_yaml
 from fedshare_clients.node.config import BandConfig  # noqa: TC001 - pydantic reads it
 from fedshare_clients.node.pricing import PortfolioConfig, PricingConfig  # noqa: TC001 - pydantic reads it
+
+from .terms import verify_terms
 
 __all__ = [
     "Experiment",
@@ -116,7 +118,7 @@ class _Profile(Profile):
     @field_validator("consent_key")
     @classmethod
     def _is_a_key(cls, value: str) -> str:
-        return value  # whether it is one, or a party, comes out when the contract is drafted
+        return value  # `verify_terms` tells whether it is one, or a party
 
 
 class _Scoring(Scoring):
@@ -169,13 +171,6 @@ class Experiment(_Strict):
             raise ValueError(
                 "an experiment needs at least one label_holder, and a feature_holder or a bank_model"
             )
-        # The contract's own rule, before any process is started: parties have no keys yet.
-        banks = [
-            Party.model_construct(id=name, columns=party.columns)
-            for name, party in self.parties.items()
-            if party.role == "label_holder"
-        ]
-        verify_banks(banks, self.between_banks)
         return self
 
     def spared(self) -> tuple[str, ...]:
@@ -240,7 +235,7 @@ def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 -
     """Return the experiment in ``document``, as if it stood in the file at ``path``.
 
     Raises:
-        ConfigError: it does not describe an experiment; the message names the field.
+        ConfigError: it does not describe an experiment whose parties could sign its contract; the message names the field.
     """
     try:
         if isinstance(document, dict) and document.get("roster"):
@@ -250,6 +245,10 @@ def parse_experiment(document: Any, path: Path) -> Experiment:  # noqa: ANN401 -
         raise ConfigError(f"{path}: the roster cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {problems(error, Experiment, 'experiment')}") from error
+    try:
+        verify_terms(experiment.contract_draft())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     parties = {
         name: party.model_copy(
             update={

@@ -131,3 +131,4 @@ def _commands(draft: Mapping[str, Any], out: Path) -> Iterator[str]:
         if party["id"] == profile.get("consent_key"):
             what = "--bank BANK --enterprise CODE --evidence FILE --until DATE --out consent.json"
             yield f"{node} consent grant --contract {draft['name']} {what}"
+            yield f"{node} consent withdraw --contract {draft['name']} consent.json --out withdrawal.json"

@@ -407,6 +407,6 @@ def parse_contract(document: bytes | dict[str, Any]) -> Contract:
         parsed = json.loads(document) if isinstance(document, bytes) else document
         return Contract.model_validate(parsed)
     except ValidationError as error:
-        raise ConfigError(f"contract: {problems(error, Contract, 'contract')}") from error
+        raise ConfigError(f"contract: {problems(error, Contract)}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError("contract: expected JSON, found something else") from error

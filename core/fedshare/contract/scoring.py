@@ -57,7 +57,9 @@ class Profile(_Strict):
         try:
             decode_public_key(value)
         except ProtocolError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(
+                "expected an Ed25519 public key in base64 or, in a draft, the id of one of its parties; found neither"
+            ) from error
         return value
 
 

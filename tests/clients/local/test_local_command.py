@@ -109,6 +109,33 @@ def test_banks_whose_columns_differ_are_told_which_before_anything_starts(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        (
+            {"bank_model": {"kind": "mlp"}, "between_banks": {"lost_bank": "recover"}},
+            "contract: lost_bank: recover goes without feature holders",
+        ),
+        (
+            {"scoring": {"quota": 9, "profile": {"consent_key": "nobody", "releases": ["band"]}}},
+            "contract: scoring.profile.consent_key: expected an Ed25519 public key in base64 or, in a draft, the id of",
+        ),
+    ],
+)
+def test_terms_that_no_contract_could_have_are_told_before_anything_starts(tmp_path, capsys, terms, said):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**EXPERIMENT, **terms}))
+    assert main(["run", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert f"small.yaml: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_party_may_attest_consents_by_its_name(tmp_path):
+    profile = {"consent_key": "tax", "releases": ["band"]}
+    experiment = {**EXPERIMENT, "scoring": {"quota": 9, "profile": profile}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(experiment))
+    assert load_experiment(tmp_path / "small.yaml").scoring.profile.consent_key == "tax"
+
+
 def test_a_folder_without_a_run_cannot_be_served(tmp_path, capsys):
     assert main(["serve", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err

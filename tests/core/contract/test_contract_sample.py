@@ -77,7 +77,7 @@ def test_a_party_that_attests_consents_is_named_and_its_key_filled_in():
     document = {**SAMPLE, "scoring": {"quota": 10, "profile": profile}}
     agreed = complete(document, enrolled(), "c0" * 32, LOG_KEYS, {}, NOW, lambda size: b"\x11" * size)
     assert agreed.scoring.profile.consent_key == agreed.party("court").identity_key
-    with pytest.raises(ConfigError, match="consent_key"):
+    with pytest.raises(ConfigError, match=r"consent_key: .* the id of one of its parties"):
         complete(
             {**document, "scoring": {"quota": 10, "profile": {**profile, "consent_key": "nobody"}}},
             enrolled(), "c0" * 32, LOG_KEYS, {}, NOW, lambda size: b"\x11" * size,
