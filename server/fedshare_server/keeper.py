@@ -114,7 +114,7 @@ class Keeper:
         running = [run for run in runs if run.status == "running"]
         if running:
             self._said.pop(digest, None)
-            self._bring_back(running[0].run_id, contract)
+            self._bring_back(running[0], [run for run in runs if run.status != "running"], contract)
             if self._looks % _LOOKS_PER_QUESTION == 0:
                 end_silent(self._store, self._flower, running[0].run_id)
             return
@@ -135,12 +135,15 @@ class Keeper:
         self._store.add_event("resumed", f"it takes the place of run {last.run_id}: {last.reason}", run_id)
         self._say(digest, f"{name}: run {run_id} takes the place of serving run {last.run_id}")
 
-    def _bring_back(self, run_id: int, contract: ContractRecord) -> None:
+    def _bring_back(self, run: RunRecord, earlier: Sequence[RunRecord], contract: ContractRecord) -> None:
         """End a run that goes on without a bank once that one is back: the next one is with it."""
-        lost = sorted(self._store.lost_parties(run_id))
+        # Prevent a bank that is lost from every run from leaving the others no time to score, and using up their quota.
+        if self._now() < run.started_at + pause_after(earlier):
+            return
+        lost = sorted(self._store.lost_parties(run.run_id))
         if lost and not self._missing(contract):
             names = ", ".join(lost)
-            self._store.abort(run_id, f"{names}, without whom the run went on, can be reached again")
+            self._store.abort(run.run_id, f"{names}, without whom the run went on, can be reached again")
 
     def _missing(self, contract: ContractRecord) -> list[str]:
         heartbeats = self._flower.heartbeats()

@@ -180,6 +180,22 @@ def test_a_run_whose_serverapp_was_killed_is_ended_and_followed_by_another(
     assert world.started == [FIRST + 1]
 
 
+def test_a_bank_that_is_lost_from_every_run_leaves_the_others_served_for_half_of_the_time(
+    world: World, keeper: Keeper
+) -> None:
+    world.store.open_run(FIRST, world.digest, TRAINED)
+    world.store.keep_serving(FIRST)
+    looks = []
+    for _ in range(600):
+        world.time += timedelta(seconds=5)
+        keeper.look()
+        run = world.store.serving_runs(world.digest)[0]
+        if run.status == "running" and not world.store.lost_parties(run.run_id):
+            world.store.lose(run.run_id, "bank")
+        looks.append(run.status)
+    assert looks.count("running") > 250
+
+
 def test_a_contract_that_has_ended_is_served_no_more(
     world: World, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
