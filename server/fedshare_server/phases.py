@@ -33,7 +33,7 @@ AWAITED: Final = "awaited"
 # The kind of the event that says whom a run goes on without.
 LOST: Final = "lost"
 # Phases in which an expendable party may be lost without the run, and what such a party then says itself.
-_SURVIVABLE: Final = frozenset({"train", "evaluate", "publish", "serve"})
+_SURVIVABLE: Final = frozenset({"train", "evaluate", "serve"})
 _CUT_OFF: Final = frozenset({"RunFailedError", "UnavailableError"})
 _STATUSES: Final = frozenset({"ok", "refused", "failed"})
 _MAX_TEXT: Final = 1000

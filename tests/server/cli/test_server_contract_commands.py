@@ -250,17 +250,23 @@ def test_a_contract_without_scoring_is_not_served(
     assert "[scoring_not_agreed]" in capsys.readouterr().err
 
 
-def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def with_scoring(store: Store, tmp_path: Path) -> str:
+    """Return the digest of a contract with a section ``scoring`` that every party has approved."""
     (tmp_path / "credit.yaml").write_text(yaml.safe_dump({**DRAFT, "scoring": {"quota": 10}}))
     assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
     (contract,) = store.contracts()
     for party in ("tax", "bank-a"):
         store.add_decision(contract.digest, party, True, b"signed", said(party))
-    store.open_run(5, contract.digest)
+    return contract.digest
+
+
+def test_serving_needs_a_completed_training_run_and_a_serving_run_is_none(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = with_scoring(store, tmp_path)
+    store.open_run(5, digest)
     store.finish(5, "failed", "why")
-    store.open_run(6, contract.digest, model_run=4)
+    store.open_run(6, digest, model_run=4)
     store.finish(6, "completed")
     assert call("serve", "credit") == 2
     assert "no completed training run" in capsys.readouterr().err
@@ -302,15 +308,11 @@ def test_who_ends_a_serving_run_that_has_ended_ends_what_would_take_its_place(
 def test_a_model_that_is_served_already_is_not_served_twice(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "credit.yaml").write_text(yaml.safe_dump({**DRAFT, "scoring": {"quota": 10}}))
-    assert call("contract", "draft", str(tmp_path / "credit.yaml")) == 0
-    (contract,) = store.contracts()
-    for party in ("tax", "bank-a"):
-        store.add_decision(contract.digest, party, True, b"signed", said(party))
-    store.open_run(5, contract.digest)
+    digest = with_scoring(store, tmp_path)
+    store.open_run(5, digest)
     store.finish(5, "completed")
-    store.open_run(6, contract.digest, model_run=5)
+    store.open_run(6, digest, model_run=5)
     store.add_event("held", "every party serves", 6)
     assert call("serve", "credit") == 0
     assert "Run 6 of contract credit serves the model of run 5." in capsys.readouterr().out
-    assert len(store.serving_runs(contract.digest)) == 1
+    assert len(store.serving_runs(digest)) == 1

@@ -211,6 +211,13 @@ def test_a_run_that_serves_goes_on_without_a_party_that_it_can_spare() -> None:
     assert sorted(machine.begin()) == ["court", "tax"]
 
 
+@pytest.mark.parametrize("phase", ["hello", "publish"])
+def test_a_run_that_serves_begins_with_everyone(phase: str) -> None:
+    machine = through(Rounds(DIGEST, PARTIES, SERVING_PHASES, frozenset({"bank"})), phase)
+    machine.accept("bank", Reply("failed", "UnavailableError", "no connection", party="bank"))
+    assert machine.cause is not None
+
+
 def sparing(phase: str) -> Rounds:
     """Return a run in ``phase`` that goes on without the court."""
     return through(Rounds(DIGEST, PARTIES, expendable=frozenset({"court"})), phase)
