@@ -434,9 +434,14 @@ class NodeState:
             for each in contracts
             if word == each.name or (len(word) >= _MIN_DIGEST_DIGITS and each.digest().startswith(word))
         ]
-        if len(found) != 1:
+        if not found:
             raise ConfigError(
-                f"{len(found)} contracts that this party has approved are called {word}: give more of its digest"
+                f"this party has approved no contract called {word}: `fedshare-node status` lists those that it has"
+            )
+        if len(found) > 1:
+            digests = ", ".join(each.digest()[:12] for each in found)
+            raise ConfigError(
+                f"{len(found)} contracts that this party has approved are called {word}: give the digest instead ({digests})"
             )
         return found[0]
 

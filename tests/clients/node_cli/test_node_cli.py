@@ -415,7 +415,8 @@ def test_revoking_is_signed_once_and_the_node_remembers_it(enrolled, coordinator
 
 def test_contract_policy_prints_what_the_auditors_command_reads(enrolled, coordinator, tmp_path):
     contract = coordinator.draft("pilot", COLUMNS)
-    assert enrolled("contract", "policy", "pilot")[0] == 2  # only of what this party has approved
+    code, _, error = enrolled("contract", "policy", "pilot")  # only of what this party has approved
+    assert (code, "has approved no contract called pilot" in error) == (2, True)
     enrolled("contract", "approve", "pilot", "--yes")
     code, out, _ = enrolled("contract", "policy", "pilot")
     assert code == 0
