@@ -19,6 +19,7 @@ from fedshare_clients.node.report.figures import (
     measure_histogram,
     stability,
 )
+from fedshare_clients.node.report.triangle import percent
 
 SCALE = PointScale(pdo=20, base_points=600, base_odds=50)
 
@@ -105,3 +106,7 @@ def test_probabilities_that_are_too_low_or_too_high_are_named_with_both_rates_an
 def test_a_bend_that_slope_and_intercept_do_not_show_is_seen_in_the_grades():
     bent = findings(lambda truth: truth + 0.8 * (np.abs(truth + 1) - 0.8))
     assert "grades the predicted default rate is outside" in bent
+
+
+def test_a_setting_is_shown_in_percent_with_all_its_digits():
+    assert [percent(share) for share in (0.1, 0.175, 0.0005)] == ["10 %", "17.5 %", "0.05 %"]

@@ -12,6 +12,7 @@ from fedshare.errors import StorageError
 from fedshare_clients.node.state import write_private
 
 from .charts import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, Chart, bar_chart
+from .triangle import percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,7 +151,7 @@ def _triangle(triangle: Mapping[str, Any]) -> str:
                 at = served["share"], served["realised_loss"]
                 chart.dot(at, _colour(model, place), radius=5)
                 if model == "federated":
-                    label = f"{band['band']}, {band['cap']:.0%}"
+                    label = f"{band['band']}, {percent(band['cap'])}"
                     if at[0] > 0.6:
                         chart.note((at[0] - 0.015, at[1] * 1.04), label, anchor="end")
                     else:
@@ -171,8 +172,8 @@ def privacy_loss(amount: Mapping[str, float]) -> str:
     return f"ε {amount['epsilon']:g}" + (f", δ {amount['delta']:g}" if amount["delta"] else "")
 
 
-def _percent(value: float | None, decimals: int = 1) -> str:
-    return "-" if value is None else f"{100 * value:.{decimals}f} %"
+def _percent(value: float | None, decimals: int | None = 1) -> str:
+    return "-" if value is None else percent(value, decimals)
 
 
 def _count(value: float) -> str:

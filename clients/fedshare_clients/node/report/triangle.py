@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .figures import Sample
 
-__all__ = ["triangle", "triangle_of_ladders"]
+__all__ = ["percent", "triangle", "triangle_of_ladders"]
 
 _FRONTIER_STEPS = 200
 _RESAMPLES = 200
@@ -101,7 +101,7 @@ def _sentence(
     name: str, cap: float, level: float, served: Mapping[str, Served], total: float, minimum: int
 ) -> str:
     federated, own = served["federated"], served["bank_only"]
-    under = f"Under a cap of {cap:.0%} ({name.replace('_', ' ')})"
+    under = f"Under a cap of {percent(cap)} ({name.replace('_', ' ')})"
     if max(federated.enterprises, own.enterprises) < minimum:
         return f"{under} either model can serve fewer than {minimum} enterprises at a rate that covers costs and loss."
     if min(federated.enterprises, own.enterprises) < minimum:
@@ -112,15 +112,21 @@ def _sentence(
         )
         return (
             f"{under} {name_of_one} serves {one.enterprises:,.0f} of {total:,.0f} held-out enterprises at a mean rate of "
-            f"{one.rate:.1%} and a loss rate of {one.realised_loss:.2%}; {other} serves fewer than {minimum} at that loss rate."
+            f"{percent(one.rate, 1)} and a loss rate of {percent(one.realised_loss, 2)}; {other} serves fewer than {minimum} "
+            "at that loss rate."
         )
     more = federated.enterprises - own.enterprises
     direction = "more" if more >= 0 else "fewer"
     return (
-        f"{under}, at the same loss rate of {level:.2%}, the federated model serves {abs(more):,.0f} {direction} of "
-        f"{total:,.0f} held-out enterprises than the bank's own: {federated.enterprises:,.0f} instead of "
-        f"{own.enterprises:,.0f}, at a mean rate of {federated.rate:.1%} instead of {own.rate:.1%}."
+        f"{under}, at the same loss rate of {percent(level, 2)}, the federated model serves {abs(more):,.0f} {direction} "
+        f"of {total:,.0f} held-out enterprises than the bank's own: {federated.enterprises:,.0f} instead of "
+        f"{own.enterprises:,.0f}, at a mean rate of {percent(federated.rate, 1)} instead of {percent(own.rate, 1)}."
     )
+
+
+def percent(share: float, digits: int | None = None) -> str:
+    """Return a share in percent, with so many digits after the point, or as many as it needs."""
+    return f"{100 * share:.6g} %" if digits is None else f"{100 * share:.{digits}f} %"
 
 
 def _intervals(sample: Sample, pricing: PricingConfig, minimum: int, seed: int) -> list[list[float]]:
