@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +72,8 @@ class NodePlatform:
             AuditClient(config.coordinator.address, tls_identity(config, state)), state, config.party
         )
         self._contracts = ContractClient(config, state)
-        self._transports: dict[int, ExchangeClient] = {}
+        # Weak: a node lives through many runs, and a run that has ended may leave megabytes that nobody took.
+        self._transports: WeakValueDictionary[int, ExchangeClient] = WeakValueDictionary()
         self._tls = (
             config.coordinator.ca_certificate.read_bytes(),
             state.certificate_pem(),

@@ -1,8 +1,10 @@
 """What a node keeps of a run, whatever the disk says."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +62,20 @@ def test_the_end_of_a_run_is_kept_although_its_folder_cannot_be_made(tmp_path):
     (run,) = state.runs()
     assert (run.run_id, run.status, run.phase, run.message) == (7, "failed", "evaluate", "no space left")
     assert noted == ["failed", "head"]
+
+
+def test_what_a_run_did_not_hand_over_goes_with_it(tmp_path, monkeypatch):
+    class Client:
+        def __init__(self, *_, **__):
+            self.kept = bytes(8)
+
+    monkeypatch.setattr("fedshare_clients.node.platform.ExchangeClient", Client)
+    platform, _, _ = make_platform(tmp_path)
+    client = platform.open_transport(7, frozenset({"bank"}))
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_node_starts_without_torch_and_the_privacy_accountant():
