@@ -122,7 +122,7 @@ def test_the_triangle_serves_as_many_as_the_answers_say(run, document):
         within = terms.break_even_rate(probability) <= band["cap"]
         assert band["within_cap"]["federated"]["enterprises"] == within.sum()
         assert band["at_same_loss"]["federated"]["realised_loss"] <= band["loss_rate"] + 1e-9
-        assert f"{band['cap']:.0%}" in band["sentence"]
+        assert f"{100 * band['cap']:g} %" in band["sentence"]
 
 
 def test_the_page_is_valid_html_of_its_own_and_shows_the_figures(page, document):
