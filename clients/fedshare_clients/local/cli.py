@@ -156,7 +156,7 @@ def _economy(arguments: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # in one piece: two parties may speak at once
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
