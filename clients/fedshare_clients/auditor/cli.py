@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    verify = commands.add_parser("verify", help="verify a whole log, offline")
+    verify = _verb(commands, "verify", "verify a whole log, offline")
     _folder(verify)
     _policy(verify)
     verify.add_argument(
@@ -74,32 +74,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     _command(verify, _verify)
 
-    show = commands.add_parser("show", help="print the entries, unverified")
+    show = _verb(commands, "show", "print the entries, unverified")
     _folder(show)
     show.add_argument("--from", type=_index, default=0, dest="start", metavar="INDEX", help="first entry")
     show.add_argument("--count", type=_index, metavar="N", help="at most so many entries")
     _command(show, _show)
 
-    prove = commands.add_parser("prove", help="write a receipt that an entry is in the log")
+    prove = _verb(commands, "prove", "write a receipt that an entry is in the log")
     _folder(prove)
     prove.add_argument("index", type=_index, metavar="INDEX", help="of the entry, from 0")
     prove.add_argument("--out", type=Path, metavar="FILE", help="instead of standard output")
     _command(prove, _prove)
 
-    check = commands.add_parser("check-proof", help="check a receipt")
+    check = _verb(commands, "check-proof", "check a receipt")
     check.add_argument("file", type=Path, metavar="FILE", help="the receipt (.tlog-proof)")
     _policy(check)
     check.add_argument("--entry", type=Path, metavar="FILE", help="the entry, if not inside the receipt")
     _command(check, _check)
 
-    follow = commands.add_parser("follow", help="keep a verified copy of a log that is served over HTTP")
+    follow = _verb(commands, "follow", "keep a verified copy of a log that is served over HTTP")
     follow.add_argument("url", metavar="URL", help="the log's prefix")
     _folder(follow)
     _policy(follow)
     follow.add_argument("--interval", type=_seconds, metavar="SECONDS", help="look again so often; else once")
     _command(follow, _follow)
 
-    witness = commands.add_parser("witness", help="cosign logs that only grow")
+    witness = _verb(commands, "witness", "cosign logs that only grow")
     witness.add_argument("--state", type=Path, required=True, metavar="DIR", help="its memory")
     witness.add_argument("--name", required=True, help="of the witness, e.g. audit.example.org/w1")
     witness.add_argument("--key", type=Path, required=True, metavar="FILE", help="its private key")
@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _command(witness, _witness)
     return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, words: str
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
 
 
 def _command(parser: argparse.ArgumentParser, run: object) -> None:

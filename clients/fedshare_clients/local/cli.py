@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--debug", action="store_true", help="show where in the code an error arose")
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
-    run = verbs.add_parser("run", help="run an experiment and write report.json and report.html")
+    run = _verb(verbs, "run", "run an experiment and write report.json and report.html")
     run.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
     run.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is left")
     run.add_argument(
@@ -79,19 +79,25 @@ def parser() -> argparse.ArgumentParser:
         help="also train on pooled data, as no party could, and report the difference",
     )
     run.set_defaults(command=_run)
-    serve = verbs.add_parser("serve", help="serve the model of a completed run until ctrl-C")
+    serve = _verb(verbs, "serve", "serve the model of a completed run until ctrl-C")
     serve.add_argument("out", type=Path, metavar="DIR", help="what `run` was given as --out")
     serve.set_defaults(command=_serve)
-    compare = verbs.add_parser("compare", help="run several candidate models and set them side by side")
+    compare = _verb(verbs, "compare", "run several candidate models and set them side by side")
     compare.add_argument("candidates", type=Path, metavar="CANDIDATES.yaml")
     compare.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is left")
     compare.set_defaults(command=_compare)
-    economy = verbs.add_parser("economy", help="generate a regional economy as Parquet files")
+    economy = _verb(verbs, "economy", "generate a regional economy as Parquet files")
     economy.add_argument("--out", required=True, type=Path, metavar="DIR")
     economy.add_argument("--enterprises", type=int, default=20_000, metavar="N", help="default 20000")
     economy.add_argument("--seed", type=int, default=7, help="default 7; the same seed gives the same files")
     economy.set_defaults(command=_economy)
     return root
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, words: str
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
 
 
 def _run(arguments: argparse.Namespace) -> int:
