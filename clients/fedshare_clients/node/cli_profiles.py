@@ -54,19 +54,28 @@ def grant(
     """Write an enterprise's consent, signed by this node's identity key; return what to print.
 
     Raises:
-        ConfigError: the contract is unknown here, has no such bank, or the evidence cannot be read.
+        ConfigError: the contract is unknown here, has no such bank, the consent would be over already, or the
+            evidence cannot be read.
         RefusedError: the contract shows no profiles, or names another key for consents.
     """
     agreed = state.find_approved(contract)
     _verify_own_key(agreed, state, config.party)
-    agreed.party(bank)
+    if agreed.party(bank).role != "label_holder":
+        raise ConfigError(
+            f"consents are given to a bank, a label_holder: {bank} is none in contract {contract}"
+        )
+    now = datetime.now(UTC).replace(microsecond=0)
+    if until <= now:
+        raise ConfigError(
+            f"--until {until:%Y-%m-%d}: such a consent is over already; expected a day from tomorrow on"
+        )
     (name,) = _normalised(agreed, enterprise, config.party)
     consent = Consent(
         contract_digest=agreed.digest(),
         bank=bank,
         enterprise=name,
         evidence=hashlib.sha256(_read(evidence)).hexdigest(),
-        given_at=datetime.now(UTC).replace(microsecond=0),
+        given_at=now,
         expires_at=until,
         nonce=os.urandom(32).hex(),
     )

@@ -104,18 +104,18 @@ def issue_client_files(
     """Write what one of the bank's systems needs to ask the running node; return what to print.
 
     Raises:
-        ConfigError: the node has no score service.
-        StorageError: the folder exists, or the disk refused.
+        ConfigError: the node has no score service, or the folder exists.
+        StorageError: the disk refused.
     """
     settings = _settings(config)
     now = datetime.now(UTC)
     tls = client_identity(open_authority(state.folder, now, create=True), name, now)
     try:
         out.mkdir(mode=0o700, parents=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{out}: exists already; name a folder that does not exist") from error
     except OSError as error:
-        raise StorageError(
-            f"{out}: cannot be made ({error.strerror}); name a folder that does not exist"
-        ) from error
+        raise StorageError(f"{out}: cannot be made ({error.strerror})") from error
     for file, content in (
         ("ca.pem", tls.ca_pem),
         ("certificate.pem", tls.certificate_pem),

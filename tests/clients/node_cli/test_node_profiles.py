@@ -38,6 +38,34 @@ def test_a_consent_is_signed_for_one_bank_and_enterprise(bank, consent):
     assert given.expires_at.year == 2099
 
 
+@pytest.mark.parametrize(
+    ("party", "until", "said"),
+    [
+        ("bank", "2020-01-01", "over already"),
+        ("tax", "2099-01-01", "tax is none"),
+        ("x", "2099-01-01", "no party"),
+    ],
+)
+def test_a_consent_that_could_show_nothing_is_not_signed(bank, capsys, party, until, said):
+    evidence, file = bank.folder / "signed.pdf", bank.folder / "consent.json"
+    evidence.write_bytes(b"signed by the enterprise")
+    words = [
+        "--bank",
+        party,
+        "--enterprise",
+        "known-1",
+        "--evidence",
+        evidence,
+        "--until",
+        until,
+        "--out",
+        file,
+    ]
+    assert command(bank, "consent", "grant", "--contract", "joint-score", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_a_profile_has_the_score_and_every_holders_part(bank, consent, capsys):
     out = bank.folder / "profile.json"
     assert command(bank, "profile", "--contract", "joint-score", "--consent", consent, "--out", out) == 0
