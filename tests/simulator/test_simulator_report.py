@@ -281,6 +281,7 @@ def test_figures_over_all_banks_are_the_same_at_every_bank_and_bound_the_pooled_
     area = first["all_banks"]["models"]["federated"]["auc"]
     assert area["low"] <= roc_auc_score(labels, scores) <= area["high"]
     (band, _) = first["all_banks"]["triangle"]["bands"]
+    assert "the banks' own" in band["sentence"]
     within = PRICING.terms().break_even_rate(1 / (1 + np.exp(-scores))) <= band["cap"]
     # Groups of scores count as a whole, and those of two banks' minimum cohort are wide.
     assert 0.5 * within.sum() <= band["within_cap"]["federated"]["enterprises"] <= within.sum()

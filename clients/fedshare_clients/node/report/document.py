@@ -190,7 +190,7 @@ def _all_banks(
         "models": {name: measure_histogram(each, scale, minimum) for name, each in histograms.items()},
         "triangle": None
         if pricing is None or "bank_only" not in ladders
-        else triangle_of_ladders(ladders, pricing, minimum),
+        else triangle_of_ladders(ladders, pricing, minimum, whose="the banks'"),
     }
 
 

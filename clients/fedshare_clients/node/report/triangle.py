@@ -48,14 +48,14 @@ def triangle(sample: Sample, pricing: PricingConfig, minimum: int, seed: int) ->
 
 
 def triangle_of_ladders(
-    ladders: Mapping[str, Ladder], pricing: PricingConfig, minimum: int
+    ladders: Mapping[str, Ladder], pricing: PricingConfig, minimum: int, *, whose: str = "the bank's"
 ) -> dict[str, Any]:
-    """Return the triangle as JSON values; the ladders may be those of all banks together."""
+    """Return the triangle as JSON values; the ladders may be those of all banks together, then ``whose`` names them."""
     terms = pricing.terms()
     return {
         "terms": pricing.model_dump(mode="json"),
         "cost": terms.cost,
-        "bands": [_band(name, cap, ladders, terms, minimum) for name, cap in pricing.bands.items()],
+        "bands": [_band(name, cap, ladders, terms, minimum, whose) for name, cap in pricing.bands.items()],
         "table": [
             {
                 "band": name,
@@ -73,7 +73,9 @@ def triangle_of_ladders(
     }
 
 
-def _band(name: str, cap: float, ladders: Mapping[str, Ladder], terms: Terms, minimum: int) -> dict[str, Any]:
+def _band(
+    name: str, cap: float, ladders: Mapping[str, Ladder], terms: Terms, minimum: int, whose: str
+) -> dict[str, Any]:
     """Return what each model serves under one cap, and what at one loss rate that both can keep."""
     within = {model: serve(ladder, terms, cutoff=1.0, cap=cap) for model, ladder in ladders.items()}
     level = _common_loss(within["federated"], within["bank_only"], minimum)
@@ -85,7 +87,7 @@ def _band(name: str, cap: float, ladders: Mapping[str, Ladder], terms: Terms, mi
         "within_cap": {model: _json(each) for model, each in within.items()},
         "loss_rate": level,
         "at_same_loss": {model: _json(each) for model, each in same.items()},
-        "sentence": _sentence(name, cap, level, same, ladders["federated"].total, minimum),
+        "sentence": _sentence(name, cap, level, same, ladders["federated"].total, minimum, whose),
     }
 
 
@@ -98,7 +100,7 @@ def _common_loss(federated: Served, own: Served, minimum: int) -> float:
 
 
 def _sentence(
-    name: str, cap: float, level: float, served: Mapping[str, Served], total: float, minimum: int
+    name: str, cap: float, level: float, served: Mapping[str, Served], total: float, minimum: int, whose: str
 ) -> str:
     federated, own = served["federated"], served["bank_only"]
     under = f"Under a cap of {percent(cap)} ({name.replace('_', ' ')})"
@@ -106,9 +108,9 @@ def _sentence(
         return f"{under} either model can serve fewer than {minimum} enterprises at a rate that covers costs and loss."
     if min(federated.enterprises, own.enterprises) < minimum:
         one, name_of_one, other = (
-            (own, "the bank's own model", "the federated one")
+            (own, f"{whose} own model", "the federated one")
             if own.enterprises >= minimum
-            else (federated, "the federated model", "the bank's own")
+            else (federated, "the federated model", f"{whose} own")
         )
         return (
             f"{under} {name_of_one} serves {one.enterprises:,.0f} of {total:,.0f} held-out enterprises at a mean rate of "
@@ -119,7 +121,7 @@ def _sentence(
     direction = "more" if more >= 0 else "fewer"
     return (
         f"{under}, at the same loss rate of {percent(level, 2)}, the federated model serves {abs(more):,.0f} {direction} "
-        f"of {total:,.0f} held-out enterprises than the bank's own: {federated.enterprises:,.0f} instead of "
+        f"of {total:,.0f} held-out enterprises than {whose} own: {federated.enterprises:,.0f} instead of "
         f"{own.enterprises:,.0f}, at a mean rate of {percent(federated.rate, 1)} instead of {percent(own.rate, 1)}."
     )
 
