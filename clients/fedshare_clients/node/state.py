@@ -86,13 +86,13 @@ CREATE TABLE IF NOT EXISTS outcomes (
 CREATE TABLE IF NOT EXISTS withdrawals (
     consent TEXT PRIMARY KEY, contract TEXT NOT NULL, enterprise BLOB NOT NULL, withdrawn_at TEXT NOT NULL,
     restored INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS summed (customers BLOB NOT NULL, outcomes BLOB NOT NULL, unweighted BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS shared (
     digest TEXT NOT NULL, peer TEXT NOT NULL, at_least INTEGER NOT NULL, below INTEGER NOT NULL,
     PRIMARY KEY (digest, peer));
 CREATE TABLE IF NOT EXISTS fixed_customers (
-    side TEXT NOT NULL, peer TEXT NOT NULL, customers BLOB NOT NULL, outcomes BLOB NOT NULL, name BLOB NOT NULL,
-    PRIMARY KEY (side, peer));
+    side TEXT NOT NULL, peer TEXT NOT NULL, customers BLOB NOT NULL, outcomes BLOB NOT NULL, unweighted BLOB NOT NULL,
+    name BLOB NOT NULL, PRIMARY KEY (side, peer));
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, digest TEXT NOT NULL, status TEXT NOT NULL, phase TEXT NOT NULL,
     message TEXT NOT NULL, changed_at TEXT NOT NULL);
@@ -533,12 +533,14 @@ class NodeState:
         """Remember over whom the sums of a run are; see ``held_back.SumMemory``."""
         with self._database() as database:
             database.execute("BEGIN IMMEDIATE")
-            rows = database.execute("SELECT customers, outcomes FROM summed ORDER BY rowid").fetchall()
+            rows = database.execute(
+                "SELECT customers, outcomes, unweighted FROM summed ORDER BY rowid"
+            ).fetchall()
             earlier = [_marks(row) for row in rows]
             for marks in choose(hmac.digest(self.label_key(), b"fedshare sums", "sha256"), earlier):
                 stored = _stored(marks)
                 if stored not in rows:
-                    database.execute("INSERT INTO summed VALUES (?, ?)", stored)
+                    database.execute("INSERT INTO summed VALUES (?, ?, ?)", stored)
 
     def shared_band(self, digest: str, peer: str) -> Band | None:
         """Return about how many customers another bank shares; see ``shared_customers.BandMemory``."""
@@ -559,23 +561,23 @@ class NodeState:
         """Return who is counted together with another bank; see ``distinct_customers.DropMemory``."""
         with self._database() as database:
             row = database.execute(
-                "SELECT customers, outcomes, name FROM fixed_customers WHERE side = ? AND peer = ?",
+                "SELECT customers, outcomes, unweighted, name FROM fixed_customers WHERE side = ? AND peer = ?",
                 (side, peer),
             ).fetchone()
-        return None if row is None else (_marks(row[:2]), bytes(row[2]))
+        return None if row is None else (_marks(row[:-1]), bytes(row[-1]))
 
     def fix_customers(self, side: str, peer: str, marks: Marks, name: bytes) -> None:
         """Store who is counted together with another bank; an error if that is stored already."""
         with self._database() as database:
             database.execute(
-                "INSERT INTO fixed_customers VALUES (?, ?, ?, ?, ?)", (side, peer, *_stored(marks), name)
+                "INSERT INTO fixed_customers VALUES (?, ?, ?, ?, ?, ?)", (side, peer, *_stored(marks), name)
             )
 
     def ever_droppable(self) -> list[Marks]:
         """Return who might have been dropped; see ``held_back.SumMemory``."""
         with self._database() as database:
             rows = database.execute(
-                "SELECT customers, outcomes FROM fixed_customers WHERE side = 'drops'"
+                "SELECT customers, outcomes, unweighted FROM fixed_customers WHERE side = 'drops'"
             ).fetchall()
         return [_marks(row) for row in rows]
 
@@ -749,12 +751,12 @@ def _spendings(database: sqlite3.Connection) -> list[Spending]:
     return [Spending(*row) for row in rows]
 
 
-def _marks(row: tuple[bytes, bytes]) -> Marks:
+def _marks(row: tuple[bytes, ...]) -> Marks:
     return Marks(*(np.frombuffer(each, dtype="<u8") for each in row))
 
 
-def _stored(marks: Marks) -> tuple[bytes, bytes]:
-    return marks.customers.astype("<u8").tobytes(), marks.outcomes.astype("<u8").tobytes()
+def _stored(marks: Marks) -> tuple[bytes, ...]:
+    return tuple(each.astype("<u8").tobytes() for each in marks.kinds())
 
 
 def _instant(time: datetime) -> str:

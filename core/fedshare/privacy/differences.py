@@ -10,7 +10,8 @@ hashes, over whom the sums of every run were, under whatever contract, and holds
 The rule covers every linear combination of the sums of all runs, not pairs alone. Customers that were in the same sums are
 an *atom*; a combination has one coefficient per atom, and one that shows few customers is zero at every atom of the minimum
 cohort. None exists if the membership of every smaller atom is a linear combination of those of the large ones. A customer
-whose outcome or weight changed counts, for the sums of outcomes, as one that left and another that came.
+whose outcome or weight changed counts, for the sums of outcomes, as one that left and another that came; so does one whose
+outcome changed whatever became of the weights, because after a change of their unit a multiple of the earlier sum compares.
 
     >>> held = hold_back(customers, groups, earlier, minimum_cohort, party="bank")
 """
@@ -44,10 +45,12 @@ class Marks:
     Attributes:
         customers: of the identifiers, shape ``[n]``, uint64.
         outcomes: of identifier, outcome and weight together, shape ``[n]``.
+        unweighted: of identifier and outcome, shape ``[n]``.
     """
 
     customers: NDArray[np.uint64]
     outcomes: NDArray[np.uint64]
+    unweighted: NDArray[np.uint64]
 
     @classmethod
     def of(
@@ -58,13 +61,26 @@ class Marks:
         weights: NDArray[np.float64],
     ) -> Marks:
         """Return the marks under ``key``, 32 bytes that only this bank has; labels as training uses them."""
-        numbers = [struct.pack("<dd", *each) for each in zip(labels.tolist(), weights.tolist(), strict=True)]
-        outcomes = [number + each for number, each in zip(numbers, identifiers, strict=True)]
-        return cls(_hashes(key, b"customer|", identifiers), _hashes(key, b"outcome|", outcomes))
+        unweighted = [
+            struct.pack("<d", label) + each for label, each in zip(labels.tolist(), identifiers, strict=True)
+        ]
+        outcomes = [
+            struct.pack("<d", weight) + each
+            for weight, each in zip(weights.tolist(), unweighted, strict=True)
+        ]
+        return cls(
+            _hashes(key, b"customer|", identifiers),
+            _hashes(key, b"outcome|", outcomes),
+            _hashes(key, b"unweighted|", unweighted),
+        )
 
     def take(self, chosen: NDArray[np.bool_]) -> Marks:
         """Return the marks of the ``chosen``, in an order that says nothing."""
-        return Marks(np.sort(self.customers[chosen]), np.sort(self.outcomes[chosen]))
+        return Marks(*(np.sort(each[chosen]) for each in self.kinds()))
+
+    def kinds(self) -> tuple[NDArray[np.uint64], ...]:
+        """Return the arrays, in the order of the attributes."""
+        return self.customers, self.outcomes, self.unweighted
 
 
 def hold_back(
@@ -86,8 +102,8 @@ def hold_back(
     if not len(groups):
         return np.zeros(0, dtype=np.bool_)
     levels = [
-        _Level(marks.customers, [each.customers for each in earlier], int(groups.max()) + 1),
-        _Level(marks.outcomes, [each.outcomes for each in earlier], int(groups.max()) + 1),
+        _Level(now, [each.kinds()[kind] for each in earlier], int(groups.max()) + 1)
+        for kind, now in enumerate(marks.kinds())
     ]
     places = groups.copy()
     # Each step holds back one customer more at least.

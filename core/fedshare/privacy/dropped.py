@@ -32,8 +32,7 @@ def droppable(marks: Marks, earlier: Sequence[Marks], dropped: Sequence[Marks]) 
         earlier: who was in each sum of every earlier run.
         dropped: who might have been dropped in earlier ones; nobody may be dropped by two other banks.
     """
-    before = [np.isin(marks.customers, each.customers) for each in earlier]
-    before += [np.isin(marks.outcomes, each.outcomes) for each in earlier]
+    before = [np.isin(*pair) for each in earlier for pair in zip(marks.kinds(), each.kinds(), strict=True)]
     taken = np.zeros(len(marks.customers), dtype=np.bool_)
     for each in dropped:
         taken |= np.isin(marks.customers, each.customers)

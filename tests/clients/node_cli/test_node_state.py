@@ -291,7 +291,7 @@ def test_a_bank_with_prices_and_a_portfolio_loads(tmp_path):
 
 
 def test_over_whom_sums_were_is_remembered_once_each_and_survives_the_process(state):
-    first = Marks(np.array([1, 2], dtype=np.uint64), np.array([3, 4], dtype=np.uint64))
+    first = Marks(*np.array([[1, 2], [3, 4], [5, 6]], dtype=np.uint64))
     seen = []
 
     def choose(key, earlier):
@@ -317,15 +317,15 @@ def test_sums_that_are_refused_are_not_remembered(state):
 
 def test_who_is_counted_with_another_bank_is_fixed_for_good_and_survives_the_process(state):
     assert state.fixed_customers("drops", "key") is None
-    marks = Marks(np.array([1, 2], dtype=np.uint64), np.array([3, 4], dtype=np.uint64))
-    nobody = Marks(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64))
+    marks = Marks(*np.array([[1, 2], [3, 4], [5, 6]], dtype=np.uint64))
+    nobody = Marks(*np.empty((3, 0), dtype=np.uint64))
     state.fix_customers("drops", "key", marks, b"first")
     state.fix_customers("counts", "key", nobody, b"second")
     with pytest.raises(StorageError):
         state.fix_customers("drops", "key", nobody, b"first")
     again = NodeState(state.folder)
     fixed, name = again.fixed_customers("drops", "key")
-    assert (fixed.outcomes.tolist(), name) == ([3, 4], b"first")
+    assert ([each.tolist() for each in fixed.kinds()], name) == ([[1, 2], [3, 4], [5, 6]], b"first")
     fixed, name = again.fixed_customers("counts", "key")
     assert (len(fixed.customers), name) == (0, b"second")
     assert [each.customers.tolist() for each in again.ever_droppable()] == [[1, 2]]

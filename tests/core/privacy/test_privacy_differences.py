@@ -15,16 +15,16 @@ from fedshare.privacy.differences import Marks, _outside, _products, hold_back
 KEY = bytes(range(32))
 
 
-def marks(customers):
+def marks(customers, weight=1.0):
     """Return the marks of a mapping from customer to outcome."""
     labels = np.array([float(label) for label in customers.values()])
-    return Marks.of(KEY, [b"%06d" % number for number in customers], labels, np.ones(len(customers)))
+    return Marks.of(KEY, [b"%06d" % number for number in customers], labels, np.full(len(customers), weight))
 
 
-def admitted(customers, earlier, minimum):
+def admitted(customers, earlier, minimum, weight=1.0):
     """Return who of ``customers``, all of one sum, may enter a run."""
     held = hold_back(
-        marks(customers), np.zeros(len(customers), dtype=np.int64), earlier, minimum, party="bank"
+        marks(customers, weight), np.zeros(len(customers), dtype=np.int64), earlier, minimum, party="bank"
     )
     return {
         number: label
@@ -81,6 +81,13 @@ def test_a_customer_may_leave_beside_many_new_ones():
 
 def test_a_changed_outcome_is_held_back_in_company():
     kept = admitted(BEFORE | {7: 1}, [entered(BEFORE)], 30)
+    assert 7 not in kept
+    assert len(kept) == 70
+
+
+def test_a_changed_outcome_does_not_hide_behind_another_unit_of_all_weights():
+    assert admitted(BEFORE, [entered(BEFORE)], 30, weight=1000.0) == BEFORE
+    kept = admitted(BEFORE | {7: 1}, [entered(BEFORE)], 30, weight=1000.0)
     assert 7 not in kept
     assert len(kept) == 70
 

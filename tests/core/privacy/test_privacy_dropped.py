@@ -61,9 +61,7 @@ def test_a_group_whose_outcomes_have_all_changed_is_refused_for_one_may_have_cha
 
 def test_a_group_of_which_one_is_gone_or_changed_is_refused():
     changed = [marks(range(3)), marks([3], outcome=1.0)]
-    present = Marks(
-        *(np.concatenate([getattr(each, name) for each in changed]) for name in ("customers", "outcomes"))
-    )
+    present = Marks(*(np.concatenate(kind) for kind in zip(*(each.kinds() for each in changed), strict=True)))
     for now in (marks(range(1, 9)), present):
         with pytest.raises(RefusedError, match="all of them must take part") as refusal:
             verify_whole([marks(range(4))], now, party="bank")
